@@ -17,6 +17,7 @@ _HOMES = {
     "Audio": "kandinsky.model.values",
     "Control": "kandinsky.model.given",
     "Frames": "kandinsky.model.given",
+    "Play": "kandinsky.model.timeline",
     "Reference": "kandinsky.model.given",
     "Request": "kandinsky.model.values",
     "Soundtrack": "kandinsky.model.values",
@@ -49,6 +50,7 @@ __all__ = [
     "LatentShape",
     "NotFinite",
     "OutOfMemory",
+    "Play",
     "Reference",
     "Request",
     "RequestError",
@@ -88,6 +90,7 @@ if TYPE_CHECKING:
         WeightsError,
     )
     from kandinsky.model.given import Control, Frames, Reference, Source
+    from kandinsky.model.timeline import Play
     from kandinsky.model.values import (
         Audio,
         LatentShape,

@@ -36,14 +36,38 @@ def live(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def test_a_stream_becomes_raw_video(live: str, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    done = call("live", "a panda", "--seconds", "0.4", "--seed", "3", "--device", "cpu", "-o", "x.y4m")
+    done = call("live", "a panda", "-m", live, "--seconds", "0.4", "--seed", "3", "--device", "cpu", "-o", "x.y4m")
     assert done.code == 0 and done.out.strip() == "x.y4m", done.err
     data = Path("x.y4m").read_bytes()
     assert data.startswith(b"YUV4MPEG2 W64 H64 F24:1") and data.count(b"FRAME\n") == 10
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\na panda\n")))
     done = call("live", "-", "-m", live, "--seconds", "0.4", "--seed", "3", "--device", "cpu", "-o", "y.y4m", "-q")
     assert done.code == 0 and Path("y.y4m").read_bytes() == data and not done.err
-    assert call("live", "--list").out.split() == [live]
+    assert set(call("live", "--list").out.split()) == {live, "nano-live", "nano-world"}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("-m", "nano-world", "--play", "right fly"), "`nano-world` knows no such action; use words of: stay, left"),
+        (("-m", "nano-live", "--play", "right"), "it is no world that can be played"),
+        (("-m", "nano-world", "--play", " "), "knows no such action"),
+    ],
+)
+def test_actions_that_no_world_knows_are_refused(words: tuple[str, ...], message: str, call: Call) -> None:
+    done = call("live", "a panda", *words, "-o", "x.y4m")
+    assert done.code == 2 and message in done.err and len(done.err.splitlines()) <= 2, done.err
+
+
+def test_a_world_is_played_by_a_script(call: Call) -> None:
+    words = ("-m", "nano-world", "--seed", "3", "--device", "cpu", "-q")
+    done = call("live", "a panda", *words, "--play", "stay right jump", "-o", "x.y4m")
+    assert done.code == 0, done.err
+    assert Path("x.y4m").read_bytes().count(b"FRAME\n") == 1 + 4 + 4
+    assert call("live", "a panda", *words, "--play", "stay right grow", "-o", "y.y4m").code == 0
+    frame = len(Path("x.y4m").read_bytes()) // 9
+    assert Path("x.y4m").read_bytes()[: 5 * frame - 200] == Path("y.y4m").read_bytes()[: 5 * frame - 200]
+    assert Path("x.y4m").read_bytes() != Path("y.y4m").read_bytes()
 
 
 def saved(model: str, **changed: Any) -> Path:
@@ -105,7 +129,7 @@ def test_a_damaged_timeline_is_named(changed: dict[str, Any], words: str) -> Non
     ("args", "words"),
     [
         ((), "no prompt was given"),
-        (("a panda", "-m", "tiny"), "cannot be streamed: use `live`"),
+        (("a panda", "-m", "tiny"), "cannot be streamed: use `nano-live`, `nano-world`, `live`"),
         (("a panda", "-o", "x.mp4"), "raw video, .y4m"),
         (("a panda", "--seconds", "-1", "-o", "x.y4m"), "must be a number above 0"),
         (("a panda",), "standard output is no terminal"),

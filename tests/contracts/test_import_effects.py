@@ -23,6 +23,7 @@ PUBLIC = {
     "LatentShape",
     "NotFinite",
     "OutOfMemory",
+    "Play",
     "Reference",
     "Request",
     "RequestError",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import types
 from collections.abc import Iterator
@@ -182,3 +183,23 @@ def test_transnet_sees_small_frames_and_its_transitions_part_shots(
     assert found[:3] == [(0, 4, "cut"), (4, 6, "fade"), (10, 12, "file")]
     assert seen[0].shape == (12, 27, 48, 3) and seen[0].dtype == torch.uint8 and float(seen[0].float().std()) > 5
     assert shots.transitions(np.array([True, True, False, True])) == ([2], [])
+
+
+def test_the_report_says_what_the_check_found(videos: Path) -> None:
+    """Captions of files and their faults, of all scenes and of those that are kept."""
+    for name, text in (("one.txt", "A cat sits on a mat."), ("small.txt", "a dog, " * 9), ("small.en.txt", "Кот")):
+        (videos / "raw" / name).write_text(text)
+    (videos / "rules.toml").write_text('[filters]\nlarge = "min(width, height) >= 60"\n')
+    run(videos)
+    told = (videos / "set/curate.html").read_text()
+    part = told[told.index("Check of captions") :]
+    lines = re.findall(r"<tr>(.*?)</tr>", part[: part.index("</section>")])
+    found = [re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", line) for line in lines]
+    assert [(cells[0].partition(":")[0], *cells[1:]) for cells in found[1:]] == [
+        ("all", "2", "1"), ("without a fault", "1", "1"), ("wrong_script", "1", "0"), ("repeats", "1", "0"),
+        ("too_short", "1", "0"), ("unfinished", "1", "0"),
+    ]  # fmt: skip
+    for path in (videos / "raw").glob("*.txt"):
+        path.unlink()
+    run(videos)
+    assert "Check of captions" not in (videos / "set/curate.html").read_text()

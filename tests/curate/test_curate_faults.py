@@ -160,7 +160,7 @@ def test_rows_of_a_raw_table_stay_when_their_files_go(videos: Path) -> None:
     given = [
         {"obs_endpoint": "raw", "obs_path": name, "id": str(k), "season": "winter"}
         for k, name in enumerate(("one.mp4", "two.mp4", "never.mp4"))
-    ] + [{"obs_endpoint": "https://store", "obs_path": "far.mp4", "id": "9", "season": None}]
+    ] + [{"obs_endpoint": "s3://store", "obs_path": "far.mp4", "id": "9", "season": None}]
     columns = dict(tables.RAW_COLUMNS) | {"season": "string"}
     tables.write(tables.table_of(given, columns), videos / "table.parquet")
     assert curate(videos / "table.parquet", videos / "set", rules=videos / "rules.toml").kept == 3

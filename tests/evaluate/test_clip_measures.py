@@ -104,12 +104,13 @@ def test_a_clip_is_dynamic_by_its_strongest_motion() -> None:
     assert dimensions.is_dynamic([7, 7, 7, 7] + [0] * 11, 256, 16)
     assert not dimensions.is_dynamic([7, 7, 7, 6] + [0] * 11, 256, 16)
     assert not dimensions.is_dynamic([7, 7, 7, 7] + [0] * 11, 512, 16)
-    assert dimensions.is_static([4, 3] + [0] * 13, 256, 16) and not dimensions.is_static([4, 4] + [0] * 13, 256, 16)
+    assert dimensions.is_static([4, 4] + [0] * 13, [0, 0], 256, 16)
+    assert not dimensions.is_static([4, 4, 4] + [0] * 12, [0, 0], 256, 16)
 
 
 def test_places_of_boxes() -> None:
     left, right, below = Box(0, 0, 10, 10), Box(30, 2, 40, 12), Box(2, 50, 12, 60)
-    assert dimensions.placed(left, right, "left") == 1 and dimensions.placed(left, right, "right") == 0
+    assert dimensions.placed(left, right, "left") == 1 and dimensions.placed(left, right, "above") == 0
     assert dimensions.placed(below, left, "below") == 1 and dimensions.placed(left, below, "above") == 1
     assert dimensions.placed(left, Box(10, 10, 20, 20), "left") == 0, "exactly diagonal is neither"
     close = Box(5, 0, 15, 10)
@@ -122,6 +123,5 @@ def test_objects_and_colours_are_counted_by_frame() -> None:
     frames = [["dog", "cat"], ["dog"], ["cat"], []]
     assert dimensions.share_of_frames(frames, "dog") == 0.5
     assert dimensions.share_of_frames(frames, "dog", "cat") == 0.25 and dimensions.share_of_frames([], "dog") == 0
-    captions = [["a red car on a road"], ["a car"], ["a blue car", "green trees"], ["a red bus"]]
-    assert dimensions.coloured(captions, "car", "red", ("red", "blue", "green")) == 0.5
-    assert dimensions.coloured(captions, "boat", "red", ("red",)) is None
+    captions = [[("a red car on a road", "car")], [("a car", "car")], [("a blue car", "car"), ("green trees", "tree")]]
+    assert dimensions.coloured(captions, "car", "red") == 0.5 and dimensions.coloured(captions, "boat", "red") is None

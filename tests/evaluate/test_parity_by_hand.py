@@ -65,9 +65,9 @@ def test_the_strongest_flow_and_its_thresholds() -> None:
     flow = np.zeros((10, 10, 2))
     flow[0, :5] = np.arange(1, 6)[:, None] * np.array([3.0, 4.0])
     assert dimensions.strongest(flow) == pytest.approx(15) and dimensions.strongest(flow, 0.02) == pytest.approx(22.5)
-    # a side of 256 and 16 frames: 4 steps above 6 pixels are dynamic, 2 above 3 are not static
+    # a side of 256 and 16 frames: 4 steps above 6 pixels are dynamic, 3 above 3 are not static
     assert dimensions.is_dynamic([6.1] * 4, 256, 16) and not dimensions.is_dynamic([6.1] * 3 + [6.0], 256, 16)
-    assert dimensions.is_static([3.1], 256, 16) and not dimensions.is_static([3.1, 3.1], 256, 16)
+    assert dimensions.is_static([3.1] * 2, [0, 0], 256, 16) and not dimensions.is_static([3.1] * 3, [0, 0], 256, 16)
 
 
 def test_places_of_boxes_that_overlap() -> None:
@@ -75,7 +75,7 @@ def test_places_of_boxes_that_overlap() -> None:
     one, other = dimensions.Box(0, 0, 10, 10), dimensions.Box(2, 0, 12, 10)
     assert dimensions.overlap(one, other) == pytest.approx(2 / 3)
     assert dimensions.placed(one, other, "left") == pytest.approx(0.15)
-    assert dimensions.placed(one, other, "right") == dimensions.placed(one, other, "above") == 0
+    assert dimensions.placed(one, other, "above") == dimensions.placed(one, other, "below") == 0
 
 
 def test_bradley_terry_of_a_circle_of_three() -> None:

@@ -99,7 +99,10 @@ def test_without_a_cache_nothing_is_kept(monkeypatch: pytest.MonkeyPatch, second
 
 def test_every_way_is_measured_and_gives_the_same_up_to_rounding() -> None:
     works = tuning._works(SHAPE)
-    assert list(works["attention"]) == ["sdpa", "math"] and set(works["linear"]) == {"onednn", "torch"}
+    assert [way for way in works["attention"] if way != "native"] == ["sdpa", "math"] and set(works["linear"]) == {
+        "onednn",
+        "torch",
+    }
     for ways in works.values():
         first, *others = (work() for work in ways.values())
         for other in others:

@@ -95,3 +95,27 @@ def test_repeated_frames_are_convolved_once_and_equal(frames: int, in_time: bool
     x = numbers(2, 3, frames, 3, 2)
     with torch.no_grad():
         torch.testing.assert_close(FramesDoubled(theirs.conv, in_time)(x), theirs(x))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_convolutions_by_onednn_are_the_plain_ones(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
+    """A network's convolutions change by rounding alone, and those with few channels or gradients not at all."""
+    from kandinsky.ops import convolution
+
+    taken = []
+    real = torch.mkldnn_convolution
+    monkeypatch.setattr(torch, "mkldnn_convolution", lambda *given: taken.append(given[0].shape[1]) or real(*given))
+    wide, narrow = (torch.nn.Conv3d(C, C, 3, padding=(0, 1, 1), stride=(1, 1, 2)).to(dtype) for C in (64, 32))
+    x, few = torch.randn(1, 64, 4, 6, 8).to(dtype), torch.randn(1, 32, 4, 6, 8).to(dtype)
+    with torch.no_grad():
+        wanted, same = wide(x), narrow(few)
+        net = torch.nn.ModuleList([wide, narrow])
+        names = list(net.state_dict())
+        convolution.use(net)
+        found = wide(x)
+        assert torch.equal(narrow(few), same)
+    assert list(net.state_dict()) == names and found.dtype is dtype
+    torch.testing.assert_close(found, wanted, rtol=1e-4 if dtype is torch.float32 else 2e-2, atol=1e-4)
+    assert torch.equal(wide(x.requires_grad_()).detach(), wanted)
+    if torch.backends.cpu.get_cpu_capability() == "AVX512":
+        assert taken[:1] == [64] and 32 not in taken

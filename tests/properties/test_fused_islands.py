@@ -6,6 +6,7 @@ import torch
 from kandinsky.ops import fused
 from kandinsky.ops import linear as products
 from kandinsky.ops.linear import Linear, linear_gelu
+from kandinsky.ops.native import islands, library
 from kandinsky.ops.rope import Rotation
 
 B, S, D, N = 2, 700, 96, 3  # more tokens than a stretch has
@@ -13,6 +14,11 @@ B, S, D, N = 2, 700, 96, 3  # more tokens than a stretch has
 
 def numbers(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(autouse=True)
+def own_kernels_stand_aside(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(islands, "LEAST", 2**40)
 
 
 def of_both(monkeypatch: pytest.MonkeyPatch, run) -> tuple[torch.Tensor, torch.Tensor]:
@@ -78,6 +84,42 @@ def test_the_library_can_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
             plain = layer(x)
         with products.taking(torch.float32, "onednn"):
             torch.testing.assert_close(layer(x), plain, rtol=1e-5, atol=1e-5)
-    for vendor, by_type in {True: ("onednn", "torch"), False: ("torch", "onednn")}.items():
+    for vendor, by_type in {True: ("onednn", "onednn"), False: ("torch", "onednn")}.items():
         monkeypatch.setattr(products, "_processor_is", lambda name, answer=vendor: answer)
         assert (products.usual(torch.float32), products.usual(torch.bfloat16)) == by_type
+
+
+@pytest.mark.skipif(library.missing() is not None, reason=f"no kernels: {library.missing()}")
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("clips", [1, B])
+def test_own_kernels_are_the_plain_forms(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, clips: int, threads: int
+) -> None:
+    monkeypatch.setattr(islands, "LEAST", 1)
+    x, update = numbers(clips, 4 * S, D).to(dtype), numbers(clips, 4 * S, D, seed=1).to(dtype)
+    shift, scale = numbers(1, 1, D, seed=2), numbers(1, 1, D, seed=3)
+    weight, turns = numbers(D // N, seed=1), Rotation(numbers(4 * S, D // N // 2, seed=2))
+    taken = []
+    for name in ("modulated", "gated", "normed_heads"):
+        real = getattr(islands, name)
+        monkeypatch.setattr(islands, name, lambda *given, name=name, real=real: taken.append(name) or real(*given))
+    rounding = {"rtol": 1e-5, "atol": 1e-5} if dtype is torch.float32 else {"rtol": 8e-3, "atol": 1e-3}
+    before, own = x.clone(), torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for run in (
+            lambda: fused.modulated(x, shift, scale, 1e-5),
+            lambda: fused.gated(x, shift, update.clone()),
+            lambda: fused.normed_heads(x.clone().unflatten(-1, (N, -1)), weight, 1e-6, turns),
+            lambda: fused.normed_heads(x.clone().unflatten(-1, (N, -1)), weight, 1e-6),
+        ):
+            fast, plain = of_both(monkeypatch, run)
+            assert fast.dtype is dtype
+            torch.testing.assert_close(fast, plain, **rounding)
+            assert torch.equal(x, before)
+    finally:
+        torch.set_num_threads(own)
+    assert taken == ["modulated", "gated", "normed_heads", "normed_heads"]
+    monkeypatch.setattr(library, "kernels", lambda: None)
+    assert islands.gated(x, shift, update) is None

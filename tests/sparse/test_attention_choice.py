@@ -48,7 +48,7 @@ def test_a_choice_changes_a_cards_attention(card, choice, expected):
             "attention `spiral` is not available: use a type, `dense`, `nabla`, `causal`, or a backend",
         ),
         ("flex", BackendError, "`flex` has no dense attention: use `auto` or one of `sdpa`"),
-        ("nabla:backend=sage", BackendError, "`sage` has no nabla attention: use `auto` or one of `flex`"),
+        ("nabla:backend=sage", BackendError, "`sage` has no nabla attention: use `auto` or one of `native`"),
         ("nabla:backend=warp", BackendError, "attention backend `warp` is not available"),
         ("nabla:p=0.8", RequestError, "attention option `p=0.8` is not known"),
         ("nabla:P=0.8,P=0.7", RequestError, "each once"),

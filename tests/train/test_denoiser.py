@@ -94,6 +94,24 @@ def test_a_shipped_model_is_trained_with_given_frames(data: Path, tmp_path: Path
         run_recipe(recipe)
 
 
+def test_an_unreadable_video_of_a_raw_folder_is_skipped_counted_and_named(
+    data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name, held in (("none", b"no video" * 99), ("empty", b"")):
+        (data / f"{name}.mp4").write_bytes(held)
+        (data / f"{name}.txt").write_text("a clip")
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        f"kind: denoiser\nmodel: nano-t2v\nout: {tmp_path / 'run'}\n"
+        f"data: {{source: {data}, seconds: 0}}\nloop: {{steps: 1, lr: 1e-4, log_every: 1, bf16: false}}\n"
+    )
+    run_recipe(recipe)
+    assert len((tmp_path / "run" / "log.jsonl").read_text().splitlines()) == 1
+    told = [one for one in caplog.messages if "left out" in one]
+    assert len(told) == 2 and all(any(f"{name}.mp4" in one for one in told) for name in ("none", "empty"))
+    assert "2 of 4 examples cannot be used" in caplog.messages
+
+
 @pytest.mark.slow
 def test_an_encoded_data_set_is_trained_as_its_source(data: Path, tmp_path: Path) -> None:
     rng = np.random.default_rng(1)  # nothing is enlarged when it is encoded

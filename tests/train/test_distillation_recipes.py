@@ -127,7 +127,7 @@ def test_stages_follow_each_other(models: Path, tmp_path: Path, monkeypatch: pyt
         run_recipe(second)
 
 
-@pytest.mark.parametrize("name", ["nano-nocfg", "nano-flash", "nano-live-start", "nano-live", "nano-live-forcing"])
+@pytest.mark.parametrize("name", ["nano-nocfg", "nano-flash", "nano-live-start", "nano-live-dmd", "nano-live-forcing"])
 def test_nanos_recipes_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(RECIPES.parent)
     values = read_recipe(RECIPES / f"{name}.yaml")

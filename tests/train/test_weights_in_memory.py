@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -19,7 +19,8 @@ from torch.utils._pytree import tree_leaves
 
 import kandinsky
 from kandinsky.runtime.placement import Placement
-from kandinsky.train import adapter
+from kandinsky.train import adapter, loop
+from kandinsky.train.drawing import draw
 from kandinsky.train.model_recipe import learning
 from kandinsky.train.scale import Scale, Scaling
 from kandinsky.weights.read import load_into
@@ -134,3 +135,38 @@ def test_encoders_are_forgotten_before_the_training_begins() -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     print(json.dumps(measured(Path(sys.argv[1]))))
+
+
+class Twice(nn.Module):
+    """Blocks, one that is used twice, weights of its own, and a second initialisation of what its parts drew."""
+
+    def __init__(self, blocks: int, width: int) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(width, width), nn.LayerNorm(width)) for _ in range(blocks))
+        self.scale = nn.Parameter(torch.randn(width))
+        self.register_buffer("table", torch.randn(3, width))
+        self.register_buffer("passing", torch.randn(3), persistent=False)
+        self.first, self.again = self.blocks[0], nn.Linear(width, width)
+        self.again.weight = self.blocks[1][0].weight  # type: ignore[index,assignment]
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.1)
+        self.half = nn.Linear(3, 3, bias=False).to(torch.bfloat16)
+
+
+def test_random_weights_are_drawn_module_by_module_and_are_the_same(tmp_path: Path) -> None:
+    blocks, width = 24, 128
+    with loop.seeded(5):
+        known = Twice(blocks, width).state_dict()
+    total = sum(t.numel() * t.element_size() for t in known.values())
+    with Peak() as peak:
+        draw(lambda: Twice(blocks, width), 5, tmp_path / "drawn.safetensors")
+    found = load_file(tmp_path / "drawn.safetensors")
+    assert found.keys() == known.keys() and [path.name for path in tmp_path.iterdir()] == ["drawn.safetensors"]
+    for name, tensor in known.items():
+        assert torch.equal(found[name], tensor) and found[name].dtype == tensor.dtype, name
+    mapped = peak.bytes - total  # the file, which is counted too, is at least as large
+    assert mapped < 0.35 * total
+    with Peak() as plain, loop.seeded(5):
+        Twice(blocks, width)
+    assert plain.bytes > 0.9 * (total - known["again.weight"].nbytes - known["first.0.weight"].nbytes)

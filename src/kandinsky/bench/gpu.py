@@ -33,6 +33,7 @@ _FLASH = (
     "dit.in_text_dim=24", "dit.time_dim=16", "dit.model_dim=32", "dit.ff_dim=48", "dit.num_blocks=1",
     "dit.axes_dims=4,6,6", "text.num_layers=1",
 )  # fmt: skip
+TRITON = ("--attention", "triton")
 TINY = {LITE_5: _LITE, LITE_10: _LITE, IMAGE: _FLUX, FLASH: _FLASH}
 
 
@@ -51,6 +52,7 @@ def items(device: str = "cuda", *, tiny: bool = False) -> list[Item]:
         if tiny:
             more = [*(() if model == IMAGE else ("--seconds", "0")), "--steps", "1", *changes(*TINY[model])]
             more += [word for at, word in enumerate(words) if "--offload" in words[max(0, at - 1) : at + 1]]
+            more += TRITON if "--attention" in words and device != "cpu" else ()
         against = ("--against", "diffusers") if rival and find_spec("diffusers") else ()
         type_ = () if tiny else ("--dtype", "bfloat16")
         rounds = "1" if tiny else str(repeats)
@@ -66,6 +68,7 @@ def items(device: str = "cuda", *, tiny: bool = False) -> list[Item]:
         bench("Lite, 5 s of 768x512", LITE_5, "dit", "--steps", "2", limit_s=100, rival=True),
         bench("Image Lite, 1024x1024", IMAGE, "dit", "--steps", "10", limit_s=60, rival=True),
         bench("Lite, 10 s of 768x512", LITE_10, "dit", "--steps", "2", limit_s=80, repeats=1),
+        bench("Lite, 10 s, blocks by Triton", LITE_10, "dit", "--steps", "2", *TRITON, limit_s=70, repeats=1),
         bench("Kandinsky 4 Flash, 12 s of 672x384", FLASH, "dit", "--size", "672x384", "--seconds", "12", limit_s=60),
         bench("Decoding 5 s of 768x512", LITE_5, "vae", limit_s=100, repeats=1, rival=True),
         bench("Decoding an image of 1024x1024", IMAGE, "vae", limit_s=30, rival=True),

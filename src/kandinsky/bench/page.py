@@ -118,7 +118,7 @@ def _section(name: str, result: Mapping[str, Any]) -> str:
     reached = ", ".join(f"{rate / 1e12:.3g} TFLOP/s in {kind}" for kind, rate in rates.items())
     after = result.get("machine_after", {}).get("load")
     load = f"{machine['load']}" if after is None else f"{machine['load']} to {after}"
-    title = machine.get("accelerator") or machine["processor"]
+    title = machine.get("accelerator") or f"{machine['processor']}, {machine['vectors']}"
     lines = [
         f"## {title}, {threads}\n",
         f"{', '.join(told)}; load {load}; {result['made']}. Products of large matrices reach {reached}.\n",

@@ -53,12 +53,12 @@ def items(repeats: int = 5, *, bfloat16: bool = True) -> list[Item]:
     found = [
         Item("Nano, a clip, float32", (*shipped, "--dtype", "float32"), 1800.0),
         Item("Nano, a clip, bfloat16", (*shipped, "--dtype", "bfloat16", "--stages", "dit,vae"), 1800.0),
-        dit(128, 1, "float32", repeats),
-        dit(512, 1, "float32", repeats),
-        dit(512, 4, "float32", repeats),
         dit(128, 1, "bfloat16", repeats),
         dit(512, 1, "bfloat16", repeats),
         dit(512, 4, "bfloat16", repeats),
+        dit(128, 1, "float32", repeats),
+        dit(512, 1, "float32", repeats),
+        dit(1792, 1, "bfloat16", repeats),
         Item(
             "Kandinsky 3, U-Net and MoVQ, width 64 to 512, 256x256, float32",
             (*_BENCH, "--model=kandinsky3.0", "--random-weights", "--against", "diffusers", "--stages", "dit,vae",
@@ -66,6 +66,12 @@ def items(repeats: int = 5, *, bfloat16: bool = True) -> list[Item]:
              *changes(*unet), "--json"),
             1800.0,
         ),
+        dit(512, 4, "float32", repeats),
+        dit(128, 4, "bfloat16", repeats),
+        dit(128, 12, "bfloat16", repeats),
+        dit(1792, 1, "float32", repeats),
+        dit(512, 12, "bfloat16", repeats),
+        dit(1792, 4, "bfloat16", repeats),
     ]  # fmt: skip
     return [item for item in found if bfloat16 or "bfloat16" not in item.name]
 

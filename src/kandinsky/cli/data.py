@@ -108,7 +108,8 @@ def curate(
         str,
         typer.Argument(
             metavar="SOURCE",
-            help="Folder of videos, list of files, metadata.jsonl or .csv, WebDataset, or a raw table (.parquet).",
+            help="Folder of videos, list of files or of http(s) addresses, metadata.jsonl or .csv, WebDataset, or a "
+            "raw table (.parquet).",
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the data set.")],
@@ -140,10 +141,18 @@ def curate(
     retry: Annotated[
         bool, typer.Option("--retry", help="Try files and measures that went wrong again, though nothing has changed.")
     ] = False,
+    downloads: Annotated[
+        Path | None,
+        typer.Option("--downloads", metavar="FOLDER", help="For fetched files; default: in the data set."),
+    ] = None,
+    most_mb: Annotated[
+        int | None, typer.Option("--most-mb", min=1, help="Largest file that is fetched, in megabytes; default: 4096.")
+    ] = None,
 ) -> None:
     """Find, measure, filter and cut the scenes of raw videos. A run that was stopped goes on."""
     from kandinsky.cli.progress import staged
     from kandinsky.curate.engines import LONGEST_PATIENCE_S, PATIENCE_S
+    from kandinsky.curate.fetching import MOST_MB
     from kandinsky.curate.run import curate as run
 
     if form not in ("folder", "shards"):
@@ -166,6 +175,8 @@ def curate(
             workers=workers,
             patience_s=PATIENCE_S if patience is None else patience,
             retry=retry,
+            downloads=downloads,
+            most_mb=MOST_MB if most_mb is None else most_mb,
             tell=say,
             on_progress=tell,
         )

@@ -8,7 +8,7 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,10 +21,12 @@ from kandinsky.cli.rendered import Flags, rendered
 from kandinsky.cli.streams import STDIN, STDOUT, emit, say
 from kandinsky.engine.options import RunOptions
 from kandinsky.errors import RequestError
+from kandinsky.model.timeline import Play
 from kandinsky.model.values import Request
 from kandinsky.printing import escaped
 
 if TYPE_CHECKING:
+    from kandinsky.model.card import Card
     from kandinsky.model.values import Video
 
 Show = Callable[["Video"], None]
@@ -54,6 +56,14 @@ def live(
         typer.Option("--replay", metavar="FILE", help="Make a clip again that was saved from a live stream."),
     ] = None,
     seconds: Annotated[float | None, typer.Option("--seconds", help="How long; without it, until Ctrl-C.")] = None,
+    play: Annotated[
+        str | None,
+        typer.Option(
+            "--play",
+            help="What is done in a world that can be played, a word for each chunk, such as `right right jump`; then "
+            "it ends.",
+        ),
+    ] = None,
     size: Annotated[str | None, typer.Option("--size", help="WIDTHxHEIGHT, one of the model's sizes.")] = None,
     *,
     asked: dict[str, Any],
@@ -71,7 +81,8 @@ def live(
             emit(escaped(name))
         return
     if replay is not None:
-        _replay(replay, output, prompt, {**asked, "model": model, "seconds": seconds, "size": size}, run, quiet)
+        others = {**asked, "model": model, "seconds": seconds, "play": play, "size": size}
+        _replay(replay, output, prompt, others, run, quiet)
         return
     if prompt is None:
         raise RequestError("no prompt was given: say what to show, such as `a panda`, or `-` for lines of stdin")
@@ -85,9 +96,11 @@ def live(
     if card.roll is None:
         known = f": use {', '.join(f'`{one}`' for one in able)}" if able else ""
         raise RequestError(f"`{card.id}` makes a clip as a whole and cannot be streamed{known}")
+    actions = None if play is None else _actions(card, play)
     RunOptions(**run).check()
     with ExitStack() as held:
         typed = _Typed(prompt)
+        shows = typed if actions is None else _played(typed, actions)
         show = held.enter_context(_shown(output))
         from kandinsky.catalogue import load
         from kandinsky.cli.progress import hush_libraries
@@ -97,7 +110,7 @@ def live(
         if not quiet:
             say(f"{card.id}: Ctrl-C ends it")
         given = {key: value for key, value in asked.items() if value is not None}
-        pieces: Iterator[Video] = pipe.stream(typed, seconds=seconds, size=size, **given)
+        pieces: Iterator[Video] = pipe.stream(shows, seconds=seconds, size=size, **given)
         begun, made = time.monotonic(), 0
         for piece in pieces:
             show(piece)
@@ -106,6 +119,30 @@ def live(
                 say(f"{made} frames, {made / (time.monotonic() - begun):.1f} a second; {piece.recipe['prompt']}")
     if output not in (None, STDOUT):
         emit(output)
+
+
+def _actions(card: Card, play: str) -> list[str]:
+    """The actions of `--play`.
+
+    Raises:
+        RequestError: There are none, or the model does not know one.
+    """
+    known, actions = card.roll.actions if card.roll else (), play.split()
+    if unknown := [action for action in actions if action not in known] or ([] if actions else [play]):
+        may = f"use words of: {', '.join(known)}" if known else "it is no world that can be played"
+        raise RequestError(f"--play `{escaped(unknown[0])}`: `{card.id}` knows no such action; {may}")
+    return actions
+
+
+def _played(typed: Callable[[float], str | None], actions: Sequence[str]) -> Callable[[float], Play | None]:
+    """What each chunk shows, with its action; the stream ends with them."""
+    left = iter(actions)
+
+    def shows(at: float) -> Play | None:
+        prompt, action = typed(at), next(left, None)
+        return None if prompt is None or action is None else Play(prompt, action)
+
+    return shows
 
 
 def _replay(

@@ -1,10 +1,13 @@
-"""Source files: from folders, lists, tables of captions and WebDataset shards, or from a raw table in Parquet."""
+"""Source files: from folders, lists, tables of captions and WebDataset shards, or from a raw table in Parquet.
+
+Lists and tables may name http(s) addresses; what fetches them is given to ``ingest``.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +20,7 @@ from kandinsky.files import local_path
 from kandinsky.printing import escaped
 from kandinsky.train.data.arrow import arrow
 from kandinsky.train.data.captions import Caption, column
-from kandinsky.train.data.folders import TABLES, Found, captions_in
+from kandinsky.train.data.folders import MARK, TABLES, URL, Found, addresses_in, captions_in
 from kandinsky.train.data.folders import read as read_folder
 from kandinsky.train.data.shards import ENDING as TAR
 from kandinsky.train.data.shards import read as read_shards
@@ -28,6 +31,7 @@ log = logging.getLogger(__name__)
 TABLE = ".parquet"
 _PLACE = ("obs_endpoint", "obs_path")
 _GIVEN = ("id", "dataset_name", *_PLACE, "aesthetic_score")  # columns of a raw table that are used
+Fetch = Callable[[Sequence[str]], Mapping[str, Path | str]]
 _Named = tuple[str, Example, dict[str, Any]]  # the key of a file, the file, and its row of a raw table
 
 
@@ -48,7 +52,7 @@ class Ingested:
     extra: Any = None
 
 
-def ingest(source: str | Path, *, dataset_name: str = "") -> Ingested:
+def ingest(source: str | Path, *, dataset_name: str = "", fetch: Fetch | None = None) -> Ingested:
     """A row for each file of a source; nothing is decoded.
 
     Args:
@@ -56,6 +60,7 @@ def ingest(source: str | Path, *, dataset_name: str = "") -> Ingested:
             `obs_path` names files, below `obs_endpoint` where that is a folder. Raw tables in folders are read too; a
             file beside them that one of them names is taken once, from there.
         dataset_name: For rows that name none; the name of the source by default.
+        fetch: Gives the file of each address that is named, or says why there is none; without it none is used.
 
     Raises:
         RequestError: The source does not exist or holds no files, or a column has several types in several tables.
@@ -67,7 +72,9 @@ def ingest(source: str | Path, *, dataset_name: str = "") -> Ingested:
     for prefix, file in (raw_tables := _raw_tables(path)):
         try:
             table = tables.read(file)
-            found, absent, wrong = _from_table(table, file, prefix, called, known, sum(len(one) for one in extra))
+            found, absent, wrong = _from_table(
+                table, file, prefix, called, known, sum(len(one) for one in extra), fetch
+            )
         except RequestError as error:
             if file == path:
                 raise
@@ -78,7 +85,20 @@ def ingest(source: str | Path, *, dataset_name: str = "") -> Ingested:
         rows += absent
         faults += wrong
         named |= {one.path for _, one, _ in found}
-    for prefix, read in _parts(path, bool(raw_tables)):
+    lists = _lists(path)
+    for listed, wrong in lists.values():
+        faults += wrong
+        there = {} if fetch is None else fetch([url for url in listed if url not in known])
+        for url, captions in listed.items():
+            if url in known:
+                faults.append(Fault(url, f"`{escaped(url)}` is named twice: the first is used"))
+                continue
+            known.add(url)
+            if isinstance(made := there.get(url, _not_fetched(url)), str):
+                rows.append(_row(url, {}, called, "", made))
+            else:
+                examples.append((url, Example(url, made, made.stat().st_size, tuple(captions)), {}))
+    for prefix, read in _parts(path, lists, bool(raw_tables) or bool(lists)):
         try:
             prefix.encode()
             here, wrong = read()
@@ -100,12 +120,13 @@ def ingest(source: str | Path, *, dataset_name: str = "") -> Ingested:
         except (OSError, RequestError) as error:
             faults.append(Fault(key, str(error)))
             continue
-        row = _row(key, given, called, "" if given else place)
-        captions = [{"text": c.text, "language": c.language, "length": c.length} for c in example.captions]
+        row = _row(key, given, called, "" if given or MARK in key else place)
+        texts = [{"text": c.text, "language": c.language, "length": c.length} for c in example.captions]
         where = {"file": str(example.path), "offset": example.offset, "bytes": example.bytes}
-        rows.append(row | where | {"lineage": seen, "digest": seen, "captions": captions})
+        rows.append(row | where | {"lineage": seen, "digest": seen, "captions": texts})
     if all(row["unusable"] for row in rows):
-        why = f": {(faults or [Fault('', rows[0]['unusable'])])[0].reason}" if faults or rows else ""
+        whys = [*(row["unusable"] for row in rows), *(fault.reason for fault in faults)]
+        why = f": {whys[0]}" + (f" (and {len(whys) - 1} more)" if len(whys) > 1 else "") if whys else ""
         raise RequestError(f"source `{escaped(source)}` holds no files that can be used{why}")
     if len({row["id"] for row in rows}) < len(rows):
         raise RequestError(f"source `{escaped(source)}`: two rows have one `id`: give each its own")
@@ -157,22 +178,48 @@ def example_of(row: Row) -> Example:
     return Example(row["key"], Path(row["file"]), row["bytes"], offset=row["offset"])
 
 
-def _parts(path: Path, has_raw: bool) -> Iterator[tuple[str, Callable[[], Found]]]:
+def _lists(path: Path) -> dict[Path, tuple[dict[str, list[Caption]], list[Fault]]]:
+    """What names addresses, by its place: the source, or folders in it whose table does; and what they name."""
+    if not path.is_dir():
+        tables = {path: path} if path.is_file() and path.suffix.lower() in (".txt", ".csv", ".jsonl") else {}
+    else:
+        folders = [path] if _has_table(path) else [folder for _, folder in _folders(path)]
+        named = ((folder, [folder / name for name in TABLES if (folder / name).is_file()]) for folder in folders)
+        tables = {folder: there[0] for folder, there in named if there}
+    found = {}
+    for place, table in tables.items():
+        try:
+            listed, faults = addresses_in(table)
+        except RequestError:
+            continue  # which is told where it is read as a list of files
+        if listed:
+            found[place] = listed, faults
+    return found
+
+
+def _not_fetched(url: str) -> str:
+    return f"`{escaped(url)}` is no file of this machine: mount or copy what it names"
+
+
+def _parts(path: Path, done: Collection[Path], has_more: bool) -> Iterator[tuple[str, Callable[[], Found]]]:
     """The parts of a source, each with the prefix of its names and how it is read.
 
     A folder is its videos, its shards, and all folders below it; one with a table is what the table names.
 
     Args:
         path: The source.
-        has_raw: Whether there are raw tables besides.
+        done: Places whose tables name addresses, and no files.
+        has_more: Whether there are raw tables, or such places, besides.
     """
-    if path.suffix.lower() == TABLE:
+    if path.suffix.lower() == TABLE or path in done:
         return
     if not path.is_dir() or _has_table(path):
         yield "", lambda: _opened(path)
         return
     found: list[tuple[str, Callable[[], Found]]] = []
     for prefix, folder in _folders(path):
+        if folder in done:
+            continue
         there = _files(folder)
         if any(one.suffix.lower() in ENDINGS for one in there):
             read = partial(_opened if _has_table(folder) else _media, folder)
@@ -180,7 +227,7 @@ def _parts(path: Path, has_raw: bool) -> Iterator[tuple[str, Callable[[], Found]
         if not _has_table(folder):
             tars = [one for one in there if one.suffix.lower() == TAR]
             found += [(prefix, partial(_shard, one, is_alone=len(tars) == len(there))) for one in tars]
-    if found or not has_raw:
+    if found or not has_more:
         yield from found or [("", lambda: _opened(path))]  # which says what is missing
 
 
@@ -245,7 +292,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _from_table(
-    table: Any, path: Path, prefix: str, dataset_name: str, known: set[str], rows_before: int
+    table: Any, path: Path, prefix: str, dataset_name: str, known: set[str], rows_before: int, fetch: Fetch | None
 ) -> tuple[list[_Named], Rows, list[Fault]]:
     """Files of a raw table; its rows whose files are not there; and faults that are no row's.
 
@@ -256,9 +303,12 @@ def _from_table(
         dataset_name: For rows that name none.
         known: Names that other tables have, to which those of this one are added.
         rows_before: Of other tables.
+        fetch: See ``ingest``.
     """
+    if "obs_path" not in table.column_names and URL in table.column_names:
+        table = table.rename_columns(["obs_path" if name == URL else name for name in table.column_names])
     if "obs_path" not in table.column_names:
-        raise RequestError(f"table `{escaped(path)}` has no column `obs_path`: it names the files")
+        raise RequestError(f"table `{escaped(path)}` has no column `obs_path`, or `url`: it names the files")
     if twice := [name for name, count in Counter(table.column_names).items() if count > 1]:
         raise RequestError(f"table `{escaped(path)}` has two columns `{escaped(twice[0])}`: rename one of them")
     examples: list[_Named] = []
@@ -266,10 +316,12 @@ def _from_table(
     faults = []
     # of columns of any type, those alone that are used become values of Python
     used = [name for name in table.column_names if name in (*_GIVEN, "captions") or column(name) is not None]
-    for number, row in enumerate(table.select(used).to_pylist()):
+    given = table.select(used).to_pylist()
+    names = ["/".join(str(row[part]).rstrip("/") for part in _PLACE if row.get(part)) for row in given]
+    there = {} if fetch is None else fetch([one for one in names if MARK in one and one not in known])
+    for number, (row, name) in enumerate(zip(given, names, strict=True)):
         row["given_row"] = rows_before + number
-        name = "/".join(str(row[part]).rstrip("/") for part in _PLACE if row.get(part))
-        key = name if Path(name).is_absolute() or "://" in name else prefix + name
+        key = name if Path(name).is_absolute() or MARK in name else prefix + name
         if row.get("obs_path") and key in known:
             faults.append(Fault(key, f"`{escaped(key)}` stands in two rows: the first is used"))
             continue
@@ -277,9 +329,11 @@ def _from_table(
         try:
             if not row.get("obs_path"):
                 raise RequestError(f"row {number + 1} names no file: fill its `obs_path`")
-            if "://" in name:
-                raise RequestError(f"`{escaped(name)}` is no file of this machine: mount or copy what it names")
             file = path.parent / name  # an absolute name stays as it is
+            if MARK in name:
+                if isinstance(fetched := there.get(name, _not_fetched(name)), str):
+                    raise RequestError(fetched)
+                file = fetched
             size = file.stat().st_size
             if not file.is_file():
                 raise RequestError(f"`{escaped(name)}` is not a file")

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from kandinsky.curate.captioning import FLAGS
 from kandinsky.curate.footage import small_frames
 from kandinsky.curate.ingest import example_of
 from kandinsky.curate.rules import Rules
@@ -36,6 +37,14 @@ FRAMES = 4  # of a sheet
 SIDE = 144  # pixels of a frame's longer side
 FAULTS = 50  # that are listed
 _BEFORE = "color-mix(in srgb,var(--dim) 45%,transparent)"  # the colour of histograms before a filter
+_SAID_OF_CAPTIONS = {
+    "": "without a fault",
+    "wrong_script": "wrong_script: letters that the language does not have",
+    "repeats": "repeats: three words in a row come four times",
+    "too_short": "too_short: fewer than two words",
+    "unfinished": "unfinished: a longer text ends without a mark",
+    "not_confirmed": "not_confirmed: the model that wrote it denies it",
+}
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM = 420, 150, 34, 22
 
 
@@ -79,6 +88,7 @@ def write(
         _yields(counted, rules, tallies),
         *_throughput(throughput),
         *_histograms(counted, rules),
+        *_captions(counted),
         *_buckets(counted),
         *_dropped(files, scenes, counted, rules),
         *_faults(faults),
@@ -100,6 +110,8 @@ class _Counted:
         passed: By filter, the scenes that reach it, those that pass it, and those that it alone would drop.
         histograms: By filter and column, counts before and after it, and their range.
         buckets: Scenes that are kept, by size and length.
+        captioned: Scenes with captions: all, and those that are kept.
+        flagged: Of these, by kind of fault, those with a caption that has it; under "" those without any.
         shown: By filter, numbers of the scenes whose sheets are shown.
     """
 
@@ -107,17 +119,21 @@ class _Counted:
         self.hours = [0.0, 0.0]
         self.passed = {name: [0, 0, 0] for name in rules.filters}
         self.buckets: Counter[tuple[str, str]] = Counter()
+        self.captioned = [0, 0]
+        self.flagged = {flag: [0, 0] for flag in ("", *FLAGS)}
         self.shown: dict[str, list[int]] = {name: [] for name in rules.filters}
         self.histograms: dict[tuple[str, str], Histogram] = {}
         numbers = sorted({column for rule in rules.filters.values() for column in rule.names})
         read = [*dict.fromkeys([*numbers, "duration", "bucket", "bucket_seconds"])]
+        words = [*dict.fromkeys([*read, "captions", "caption_flags"])]
         ranges: dict[tuple[str, str], tuple[float, float]] = {}
-        for rows, masks in self._reached(scenes, rules, read):
+        for rows, masks in self._reached(scenes, rules, words):
             seconds = np.asarray(rows["duration"].to_numpy(), float)
             kept = np.asarray(rows["kept"].to_numpy(), bool)
             self.hours[0] += float(seconds.sum()) / 3600
             self.hours[1] += float(seconds[kept].sum()) / 3600
             self._fill_buckets(rows, kept)
+            self._fill_captions(rows, kept)
             for name, (before, after, dropped) in masks.items():
                 for place, mask in enumerate((before, after, dropped)):
                     self.passed[name][place] += int(mask.sum())
@@ -142,6 +158,24 @@ class _Counted:
                         self.shown[name].append(at + place)
                     gone[name] += 1
             at += len(rows)
+
+    def _fill_captions(self, rows: Any, kept: np.ndarray) -> None:
+        import pyarrow.compute as pc
+
+        there = pc.fill_null(pc.list_value_length(rows["captions"]), 0).to_numpy() > 0
+        flags = rows["caption_flags"].combine_chunks()
+        places, names = pc.list_parent_indices(flags).to_numpy(), np.asarray(flags.flatten().to_pylist(), object)
+        for flag, counts in self.flagged.items():
+            if flag:
+                has = np.zeros(len(rows), bool)
+                has[places[names == flag]] = True
+            else:
+                has = np.ones(len(rows), bool)
+                has[places] = False
+            for place, mask in enumerate((there & has, there & has & kept)):
+                counts[place] += int(mask.sum())
+        for place, mask in enumerate((there, there & kept)):
+            self.captioned[place] += int(mask.sum())
 
     def _fill_buckets(self, rows: Any, kept: np.ndarray) -> None:
         lengths = rows["bucket_seconds"].to_pylist()
@@ -268,6 +302,19 @@ def _svg(counts: Sequence[np.ndarray], low: float, high: float, label: str) -> s
         x = _LEFT + (_WIDTH - _LEFT) * (value - low) / (high - low)
         out.append(f'<text class="tick" x="{x:.1f}" y="{_HEIGHT - 6}" text-anchor="{anchor}">{value:.4g}</text>')
     return "".join([*out, "</svg>"])
+
+
+def _captions(counted: _Counted) -> Iterator[str]:
+    """What the check of captions found, of those that came with files and those that a model wrote."""
+    if not counted.captioned[0]:
+        return
+    rows = [["all", *(f"{count:,}" for count in counted.captioned)]]
+    for flag, (count, kept) in counted.flagged.items():
+        if count or not flag:
+            rows.append([_SAID_OF_CAPTIONS[flag], f"{count:,}", f"{kept:,}"])
+    heads = ["scenes with captions", "of all", "of those that are kept"]
+    note = "A scene whose captions have several faults stands in several lines."
+    yield f'<section><h2>Check of captions</h2>{table(heads, rows)}<p class="note">{note}</p></section>'
 
 
 def _buckets(counted: _Counted) -> Iterator[str]:

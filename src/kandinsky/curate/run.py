@@ -15,6 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -24,6 +25,7 @@ import numpy as np
 from kandinsky.curate import engines, export, ingest, measures, page, scenes, tables
 from kandinsky.curate import rules as rule_files
 from kandinsky.curate.clip_work import ENDING, STAGE, ClipWork, CutTask, not_cut
+from kandinsky.curate.fetching import MOST_MB, Fetcher
 from kandinsky.curate.file_work import FileWork, Found, NotKnownError, Seen, Task, failed, went_wrong
 from kandinsky.curate.scene_rows import SceneRows
 from kandinsky.curate.speeds import Speeds
@@ -39,6 +41,7 @@ from kandinsky.train.data.sources import Fault
 
 log = logging.getLogger(__name__)
 SUMMARY = "curate.json"
+DOWNLOADS = "downloads"
 FORMAT = 1
 _SPACE = "rows-"  # of the folder for rows that are too many for memory
 # a file whose workers all died
@@ -85,6 +88,8 @@ def curate(
     workers: int | None = None,
     patience_s: float = engines.PATIENCE_S,
     retry: bool = False,
+    downloads: str | Path | None = None,
+    most_mb: int = MOST_MB,
     tell: Callable[[str], None] = log.info,
     on_progress: Callable[[str, int, int], None] = lambda _stage, _done, _total: None,
 ) -> Curated:
@@ -103,7 +108,10 @@ def curate(
         workers: Number of workers on the cluster; one for each of its CPUs by default.
         patience_s: Seconds without progress on a file after which its worker is restarted.
         retry: Whether files and measures that went wrong are tried again, though nothing has changed.
-        tell: Called with a line about workers that come and go.
+        downloads: Folder for files that the source names by http(s) addresses, which several data sets may share; in
+            the data set by default.
+        most_mb: Largest file that is fetched, in megabytes.
+        tell: Called with a line about workers that come and go, and addresses that gave no file.
         on_progress: Called with a stage, and how many of its rows are done.
 
     Raises:
@@ -115,6 +123,8 @@ def curate(
         raise RequestError(f"format `{escaped(form)}`: use `folder` or `shards`")
     if shard_mb < 1:
         raise RequestError(f"`shard_mb` must be 1 or more, not `{shard_mb}`")
+    if most_mb < 1:
+        raise RequestError(f"`most_mb` must be 1 or more, not `{most_mb}`")
     if ray is None and workers is not None:
         raise RequestError('`workers` is for a Ray cluster: name one with `ray`, such as `ray="local"`')
     if not 0 < patience_s <= engines.LONGEST_PATIENCE_S:
@@ -123,9 +133,13 @@ def curate(
     work = FileWork(chosen)
     folder = local_path(output, "output").absolute()
     _check_output(folder)
-    given = ingest.ingest(source, dataset_name=dataset_name)
-    there = next((row["file"] for row in given.rows if row["file"]), "")
+    cache = folder / WORK / DOWNLOADS if downloads is None else local_path(downloads, "downloads").absolute()
+    fetch = Fetcher(cache, most_mb=most_mb, retry=retry, on_progress=partial(on_progress, "addresses"))
     with locked(folder / WORK):
+        given = ingest.ingest(source, dataset_name=dataset_name, fetch=fetch)
+        if fetch.failed:
+            tell(f"{fetch.failed} of the {fetch.asked} addresses gave no file")
+        there = next((row["file"] for row in given.rows if row["file"]), "")
         for name in (engines.SIGN, _SPACE):
             for left in folder.joinpath(WORK).glob(f"{name}*"):  # of runs that were killed
                 remove(left)

@@ -33,6 +33,7 @@ from kandinsky.runtime.parallel.launch import World
 from kandinsky.runtime.parallel.layout import Layout, settle
 from kandinsky.runtime.parallel.team import Team
 from kandinsky.runtime.placement import Placement, Precision, place
+from kandinsky.weights import update
 from kandinsky.weights.keymaps import KeyMap, keymap_for, keymap_of
 from kandinsky.weights.locate import locate_parts, revision
 from kandinsky.weights.read import check_state, load_into, read_meta
@@ -295,10 +296,12 @@ def network_builder(part: Part, component: Component, files: Files, precision: P
         BackendError: The component cannot be read in the types of its file.
     """
     if part.network is not None:
-        (path,) = files.values()
+        (path,) = (path for name, path in files.items() if name != update.PART)
         make = partial(_on_meta, part, component, path)
         checked, keymap = _check_headers(make, part, path)
-        return partial(_read_network, make, [checked], keymap, path, precision)
+        if update.PART in files:
+            update.check_update(checked, files[update.PART])
+        return partial(_read_network, make, [checked], keymap, path, precision, files.get(update.PART))
     if part.reader is None or precision is None:
         raise BackendError(f"component `{component.kind}` cannot be read in the types of its file")
     for name in part.tensors:
@@ -334,12 +337,23 @@ def _check_headers(make: Callable[[], nn.Module], part: Part, path: Path) -> tup
 
 
 def _read_network(
-    make: Callable[[], nn.Module], spare: list[nn.Module], keymap: KeyMap, path: Path, precision: Precision | None
+    make: Callable[[], nn.Module],
+    spare: list[nn.Module],
+    keymap: KeyMap,
+    path: Path,
+    precision: Precision | None,
+    added: Path | None = None,
 ) -> nn.Module:
-    """Read a network anew; the first reading takes the one in ``spare``, which was built to check the file."""
+    """Read a network anew, with the update in ``added``.
+
+    The first reading takes the network in ``spare``, which was built to check the file.
+    """
     try:
         net = spare.pop()
     except IndexError:
         net = make()
-    load_into(net, path, keymap=keymap, dtype=None if precision is None else precision.compute)
+    dtype = None if precision is None else precision.compute
+    load_into(net, path, keymap=keymap, dtype=dtype)
+    if added is not None:
+        update.add_update(net, added, dtype=dtype)
     return net.eval().requires_grad_(False)

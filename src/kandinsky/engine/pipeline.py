@@ -32,7 +32,7 @@ from kandinsky.model.denoiser import VIDEO, Known
 from kandinsky.model.diffusers_words import CALL, CallWords, answers, translated
 from kandinsky.model.given import Given
 from kandinsky.model.option import described
-from kandinsky.model.timeline import PromptAt, prompts_at
+from kandinsky.model.timeline import PromptAt, prompt_of, prompts_at
 from kandinsky.model.values import Request, Soundtrack, TextEmbeddings, Video, VideoStream
 from kandinsky.ops.attention import AttentionSpec
 from kandinsky.ops.nabla import KeptBlocks
@@ -476,7 +476,8 @@ class GenerationPipeline(Pipeline):
         Args:
             prompt: What it shows; or pairs of a prompt and the second it begins at, ``[("a panda", 0), ("a cat", 3)]``;
                 or a function of the time in seconds, asked before each chunk, which ends the stream with None. A new
-                prompt holds from the next chunk on.
+                prompt holds from the next chunk on. Of a model whose card has `roll.actions`, ``Play(prompt, action)``
+                stands for a prompt with what is done.
             seconds: How long; without end where absent.
             options: Those of a call that have a part in it.
 
@@ -506,6 +507,8 @@ class GenerationPipeline(Pipeline):
                 continue
             told, start = event.chunk.told, event.begin / job.fps
             recipe = self.recipe(replace(job, prompt=told.prompts[0])) | {"chunk": event.chunk.number, "start": start}
+            if told.action:
+                recipe["action"] = told.action
             if told.unused and told.unused[0]:
                 recipe["unused_words"] = list(told.unused[0])
             yield Video(event.frames_THWC, job.fps, job.seed, recipe)
@@ -531,7 +534,7 @@ class GenerationPipeline(Pipeline):
             raise RequestError(f"this recipe is of `{recipe.get('model')}`, not of `{self.name}`: load that model")
         fps = self.card.clip.fps
         given: Any = {name: recipe[name] for name in timeline.GIVEN if recipe.get(name) is not None}
-        job = self.resolve(Request(self.card.id, line.prompts[0][1], **given))
+        job = self.resolve(Request(self.card.id, prompt_of(line.prompts[0][1]), **given))
         timeline.check_alike(recipe, self.recipe(job))
         shown = self.stream(lambda at: line.at(round(at * fps)), **given)
 

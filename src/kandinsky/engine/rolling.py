@@ -13,6 +13,7 @@ import dataclasses
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Generator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
@@ -24,7 +25,7 @@ from torch import Tensor
 
 from kandinsky.diffusion import noise as noise_rule
 from kandinsky.diffusion.guidance import Guidance
-from kandinsky.diffusion.roll import CachedPast, Finished, Past, as_context, caught_up
+from kandinsky.diffusion.roll import CachedPast, Finished, Past, as_context
 from kandinsky.diffusion.sample import steps
 from kandinsky.diffusion.samplers import Sampler, sampler
 from kandinsky.engine import stages
@@ -35,7 +36,7 @@ from kandinsky.engine.stages import GENERATE, Finish, Made, Running, Stage
 from kandinsky.errors import RequestError
 from kandinsky.model.card import Card, Roll
 from kandinsky.model.denoiser import VIDEO, Denoiser, Known, Pass
-from kandinsky.model.timeline import PromptAt, prompts_at, timeline
+from kandinsky.model.timeline import Play, PromptAt, Shows, prompt_of, prompts_at, timeline
 from kandinsky.model.timeline import seconds as second_of
 from kandinsky.model.values import TextEmbeddings
 from kandinsky.ops.attention_spec import AttentionSpec
@@ -44,7 +45,7 @@ from kandinsky.ops.key_values import KeyValues
 if TYPE_CHECKING:
     from kandinsky.model.denoiser import State
 
-Prompts = str | Sequence[PromptAt | tuple[str, float | str]] | Callable[[float], str | None]
+Prompts = Shows | Sequence[PromptAt | tuple[str, float | str]] | Callable[[float], Shows | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +57,14 @@ class Told:
         text: Embeddings of them.
         negative: Embeddings for the unconditional pass of guidance; None without it.
         unused: Of each job, the words that the text encoder does not use.
+        action: What is done in the chunk, of a model whose card has `roll.actions`; the embeddings know nothing of it.
     """
 
     prompts: tuple[str, ...]
     text: TextEmbeddings
     negative: TextEmbeddings | None = None
     unused: tuple[tuple[str, ...], ...] = ()
+    action: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +134,8 @@ def roll(
 ) -> Generator[Step | Chunk, None, None]:
     """Make chunk after chunk.
 
-    When what is told changes, the chunks that the next one sees go through the network again, under the new prompt.
+    When the prompt changes, the chunks that the next one sees go through the network again, under the new one, each
+    with what led to it. A new action leads to the next chunk alone, and what is remembered stays.
 
     Args:
         context: The model.
@@ -152,7 +156,8 @@ def roll(
     spec, rules = spec_of(context, first), sampler(first.sampling.sampler)
     times = _times(rules, settings, first)
     noised = rules.noising(first.shift).noised
-    done: list[Finished] = []  # what the next chunk sees
+    done: list[tuple[Finished, Tensor | None]] = []  # what the next chunk sees, and what led to it
+    last: Tensor | None = None  # the newest latent frame
     past: Past | None = None
     told: Told | None = None
     network = _Held()
@@ -161,13 +166,18 @@ def roll(
         before, told = told, tell(begin)
         if told is None:
             return
+        led = _led(context, told, last)
         # held chunk by chunk, so that text encoder and autoencoder can have its place in between
         with context.placement.hold("dit") as network.net:
             context.adapters.apply(network.net, dtype=context.precision.compute)
-            if past is None or told is not before:
-                past = caught_up(_past(context, first, network, told, known, spec, settings.context_noise), done)
-            elif done:
-                past.keep(done[-1])
+            again = past is None or before is None or told.text is not before.text
+            if again:
+                past = _past(context, first, network, told, known, spec, settings.context_noise)
+            assert past is not None
+            for chunk, where in done if again else done[-1:]:
+                network.led = where
+                past.keep(chunk)
+            network.led = led
             draws = _draws(context, jobs, rules, number, spec.frames)
             fresh = draws[rules.unused + 1 : -1] if rules.fresh else None
             pinned = _of_chunk(known, begin, spec.frames)
@@ -182,7 +192,7 @@ def roll(
             counted = (number + 1 if chunks is None else chunks) * first.steps
             latents = (yield from stages.watched(context, walk, done=number * first.steps, total=counted))[VIDEO]
             seen = as_context(noised, latents, draws[-1], settings.context_noise)
-            done = spec.kept([*done, Finished(begin, seen)])
+            done, last = spec.kept([*done, (Finished(begin, seen), led)]), latents[:, -1]
             network.net = None
         yield Chunk(number, begin, latents, told)
 
@@ -193,9 +203,20 @@ class _Held:
 
     Attributes:
         net: The network; None between chunks.
+        led: What the action of the chunk that it is asked for leads to, in a world.
     """
 
     net: Any = None
+    led: Tensor | None = None
+
+
+def _led(context: Context, told: Told, last_BHWC: Tensor | None) -> Tensor | None:
+    """What the action of a chunk leads to from the frames before it; None where there are no actions."""
+    if not told.action:
+        return None
+    with context.placement.hold("text") as encoder:
+        out: Tensor = encoder.steer(last_BHWC, [told.action] * len(told.prompts))
+        return out
 
 
 def _times(rules: Sampler, settings: Roll, job: Job) -> Tensor:
@@ -213,13 +234,24 @@ def _past(
     bind, layouts = part.bind(), dict[str, Any]()
     texts = [told.text] if told.negative is None else [told.text, told.negative]
     memories = [KeyValues(spec) for _ in texts]
-    on_device = [text.to(device) for text in texts]
+    on_device: dict[bytes, tuple[list[TextEmbeddings], dict[str, Tensor]]] = {}  # by what led to a chunk
     guidance = Guidance(job.guidance)
 
     def ask(x_BTHWC: Tensor, t: Tensor, begin: int) -> Tensor:
+        key = b"" if network.led is None else network.led.numpy().tobytes()
+        if key not in on_device:
+            led, extra = texts, dict[str, Tensor]()
+            if network.led is not None:
+                with context.placement.hold("text") as encoder:
+                    text, place = encoder.encode_in_world(told.prompts, network.led)
+                led, extra = [text, *texts[1:]], {"place": place.to(device)}
+            on_device[key] = [text.to(device) for text in led], extra
+        chosen, extra = on_device[key]
         # what passes share is that of a chunk, but for its places
         shared: dict[Any, Any] = {"layouts": layouts}
         own = _of_chunk(known, begin, x_BTHWC.shape[1]).over(lambda x: x.to(device))
+        if extra:
+            own = dataclasses.replace(own, extra={**own.extra, **extra})
 
         def bound(text: TextEmbeddings, memory: KeyValues) -> Denoiser:
             run = Pass(
@@ -232,7 +264,7 @@ def _past(
             )
             return bind(network.net, own, run)
 
-        passes = [bound(text, memory) for text, memory in zip(on_device, memories, strict=True)]
+        passes = [bound(text, memory) for text, memory in zip(chosen, memories, strict=True)]
         return context.computing(guidance.guide(*passes))({VIDEO: x_BTHWC}, t)[VIDEO]
 
     return CachedPast(ask, memories, level)
@@ -282,10 +314,12 @@ class Rolling:
         yield Phase("sample")
         first = common(made.jobs)
         assert made.text is not None
-        told = Told(tuple(job.prompt for job in made.jobs), made.text, made.negative, made.unused)
+        rest = next(iter(roll_of(context.card).actions), "")
+        told = Told(tuple(job.prompt for job in made.jobs), made.text, made.negative, made.unused, rest)
         frames, parts = first.latent.frames, list[Tensor]()
         chunks = -(-frames // spec_of(context, first).frames)
-        with context.placement.hold("dit"):  # once for all chunks, since nothing else runs between them
+        # once for all chunks, where nothing else runs between them
+        with nullcontext() if rest else context.placement.hold("dit"):
             for event in roll(context, made.jobs, lambda begin: told, known=made.known, chunks=chunks):
                 if isinstance(event, Chunk):
                     parts.append(event.latents_BTHWC)
@@ -325,12 +359,12 @@ class Script:
     """What a stream shows.
 
     Attributes:
-        prompt: Of a time in seconds; None ends the stream.
+        prompt: Of a time in seconds, with its action where there are some; None ends the stream.
         seconds: How long; None for no end.
         first: The first prompt, where it is known.
     """
 
-    prompt: Callable[[float], str | None]
+    prompt: Callable[[float], Shows | None]
     seconds: float | None = None
     first: str | None = None
 
@@ -349,8 +383,8 @@ def script_of(prompts: Prompts, seconds: float | None, fps: float) -> Script:
     """
     if seconds is not None and not (isinstance(seconds, int | float) and 0 < seconds < float("inf")):
         raise RequestError(f"seconds `{seconds}` must be a number above 0, or be left out for a stream without end")
-    if isinstance(prompts, str):
-        return Script(lambda at: prompts, seconds, prompts)
+    if isinstance(prompts, str | Play):
+        return Script(lambda at: prompts, seconds, prompt_of(prompts))
     if callable(prompts):
         return Script(prompts, seconds)
     later = prompts_at(prompts)
@@ -408,17 +442,18 @@ def stream(
 
 @dataclass(slots=True)
 class _Last:
-    """The prompt of the chunk before."""
+    """What the chunk before was told."""
 
     told: Told | None = None
 
 
-def _tell(context: Context, job: Job, prompts: Callable[[float], str | None], last: _Last, begin: int) -> Told | None:
+def _tell(context: Context, job: Job, prompts: Callable[[float], Shows | None], last: _Last, begin: int) -> Told | None:
     """What the chunk from a latent frame on is told."""
     frames = 0 if begin == 0 else 1 + (begin - 1) * context.card.clip.temporal
-    prompt = prompts(frames / job.fps)
-    if prompt is None:
+    shows = prompts(frames / job.fps)
+    if shows is None:
         return None
+    prompt, action = prompt_of(shows), _action(context.card, shows)
     if last.told is None or last.told.prompts[0] != prompt:
         if not isinstance(prompt, str) or not prompt.strip():
             raise RequestError(
@@ -426,5 +461,22 @@ def _tell(context: Context, job: Job, prompts: Callable[[float], str | None], la
             )
         own = stages.expand(context, [dataclasses.replace(job, prompt=prompt, expanded_prompt=None)])
         text, negative = stages.encode(context, own)
-        last.told = Told((prompt,), text, negative, stages.unused_words(context, own))
+        last.told = Told((prompt,), text, negative, stages.unused_words(context, own), action)
+    elif last.told.action != action:
+        last.told = dataclasses.replace(last.told, action=action)
     return last.told
+
+
+def _action(card: Card, shows: Shows) -> str:
+    """The action of a chunk; empty of a model that has none.
+
+    Raises:
+        RequestError: The model has no such action.
+    """
+    actions = roll_of(card).actions
+    if not isinstance(shows, Play):
+        return next(iter(actions), "")
+    if shows.action not in actions:
+        known = f"use {', '.join(actions)}" if actions else "its card has no `roll.actions`"
+        raise RequestError(f"`{card.id}` knows no action `{shows.action}`: {known}")
+    return shows.action

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kandinsky.errors import RequestError
+from kandinsky.model.timeline import Play, Shows, prompt_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,17 +23,18 @@ class Timeline:
     """Prompts of a stream from its beginning, and the part of it that was saved.
 
     Attributes:
-        prompts: Number of the frame from which each prompt held, and the prompt; the first is 0.
+        prompts: Number of the frame from which each prompt held, and the prompt, with its action where there are some;
+            the first is 0.
         first_frame: Where the saved part begins.
         frames: How long it is.
     """
 
-    prompts: tuple[tuple[int, str], ...]
+    prompts: tuple[tuple[int, Shows], ...]
     first_frame: int
     frames: int
 
-    def at(self, frame: int) -> str | None:
-        """The prompt of a frame; None behind the saved part."""
+    def at(self, frame: int) -> Shows | None:
+        """What a frame shows; None behind the saved part."""
         if frame >= self.first_frame + self.frames:
             return None
         return self.prompts[bisect.bisect_right([begin for begin, _ in self.prompts], frame) - 1][1]
@@ -44,7 +46,11 @@ class Timeline:
             frames: Those that were saved, uint8, whose digest tells whether a replay is the same.
         """
         return {
-            "timeline": [{"frame": begin, "prompt": prompt} for begin, prompt in self.prompts],
+            "timeline": [
+                {"frame": begin, "prompt": prompt_of(shows)}
+                | ({"action": shows.action} if isinstance(shows, Play) else {})
+                for begin, shows in self.prompts
+            ],
             "first_frame": self.first_frame,
             "frames": self.frames,
             "frames_sha256": digest(frames),
@@ -73,7 +79,7 @@ def read(recipe: Mapping[str, Any]) -> Timeline:
     for name, number, least in (("first_frame", first, 0), ("frames", frames, 1), ("seed", recipe.get("seed"), 0)):
         if isinstance(number, bool) or not isinstance(number, int) or number < least:
             raise RequestError(f"the recipe's `{name}` is `{number}`, where a whole number from {least} on is needed")
-    prompts: list[tuple[int, str]] = []
+    prompts: list[tuple[int, Shows]] = []
     for entry in entries:
         begin, prompt = (entry.get("frame"), entry.get("prompt")) if isinstance(entry, Mapping) else (None, None)
         least = prompts[-1][0] + 1 if prompts else 0
@@ -82,7 +88,10 @@ def read(recipe: Mapping[str, Any]) -> Timeline:
                 f"entry {len(prompts) + 1} of the recipe's `timeline` is `{entry}`, where a frame after the one before "
                 "(the first is 0) and its prompt are needed"
             )
-        prompts.append((begin, prompt))
+        action = entry.get("action")
+        if not isinstance(action, str | None):
+            raise RequestError(f"entry {len(prompts) + 1} of the recipe's `timeline` has action `{action}`: give text")
+        prompts.append((begin, prompt if action is None else Play(prompt, action)))
     return Timeline(tuple(prompts), int(first), int(frames))  # type: ignore[arg-type]
 
 

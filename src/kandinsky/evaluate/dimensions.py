@@ -9,7 +9,7 @@ Legend: T frames; D features; F sampled frames.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,6 +19,10 @@ from kandinsky.errors import RequestError
 from kandinsky.evaluate.clips import change
 
 Relation = Literal["left", "right", "above", "below"]
+COLOURS = (
+    "white", "red", "pink", "blue", "silver", "purple", "orange", "green", "gray", "yellow", "black", "grey",
+)  # fmt: skip
+SURE = 0.85  # of a human action
 
 
 def consistency(features_TD: np.ndarray) -> float:
@@ -95,9 +99,17 @@ def is_dynamic(strengths: Sequence[float], side: int, frames: int) -> bool:
     return _many(strengths, 6.0 * side / 256.0, round(4 * frames / 16))
 
 
-def is_static(strengths: Sequence[float], side: int, frames: int) -> bool:
-    """Whether a clip is static, so that its flickering may be measured; ``strongest`` with a share of 2 %."""
-    return not _many(strengths, 3.0 * side / 256.0, round(2 * frames / 16))
+def is_static(strengths: Sequence[float], ends: Sequence[float], side: int, frames: int) -> bool:
+    """Whether a clip is static, so that its flickering may be measured; ``strongest`` with a share of 2 %.
+
+    Args:
+        strengths: Of the flow between neighbouring frames, all of them.
+        ends: Of the flow from the first frame to the last, and back.
+        side: The shorter side of the frames, in pixels.
+        frames: Number of frames. Quirk of the official filter: with fewer than five nothing may move from end to end.
+    """
+    bound, count = 3.0 * side / 256.0, round(2 * frames / 16)
+    return sum(one > bound for one in strengths) <= count and all(one <= bound * count * 2 for one in ends)
 
 
 def _many(strengths: Sequence[float], least: float, count: int) -> bool:
@@ -133,27 +145,23 @@ def overlap(one: Box, other: Box) -> float:
     return common / union if union else 0.0
 
 
-def placed(subject: Box, other: Box, relation: Relation) -> float:
-    """Spatial relationship of two boxes: 1 where the subject lies as told, less where the two overlap, 0 elsewhere.
+def placed(one: Box, other: Box, relation: Relation) -> float:
+    """Spatial relationship of two boxes: 1 where they lie beside (or above) each other, less where they overlap.
+
+    Quirk of the official tool, which is kept: which of the two lies on which side is not looked at.
 
     Args:
-        subject: The first object of the prompt.
-        other: The second one.
-        relation: Where the first lies, seen from the second.
+        one: An object of the prompt.
+        other: Another one.
+        relation: Where the first object of the prompt lies, seen from the second.
 
     Returns:
         The score; a frame's is that of its best pair of boxes.
     """
-    dx, dy = (a - b for a, b in zip(subject.centre, other.centre, strict=True))
-    lies = {
-        "left": abs(dx) > abs(dy) and dx < 0,
-        "right": abs(dx) > abs(dy) and dx > 0,
-        "above": abs(dy) > abs(dx) and dy < 0,
-        "below": abs(dy) > abs(dx) and dy > 0,
-    }[relation]
-    if not lies:
+    dx, dy = (abs(a - b) for a, b in zip(one.centre, other.centre, strict=True))
+    if not (dx > dy if relation in ("left", "right") else dy > dx):
         return 0.0
-    common = overlap(subject, other)
+    common = overlap(one, other)
     return 1.0 if common < 0.1 else 0.1 / common
 
 
@@ -171,22 +179,40 @@ def share_of_frames(frames: Sequence[Sequence[str]], *names: str) -> float:
     return sum(found) / len(found) if found else 0.0
 
 
-def coloured(frames: Sequence[Sequence[str]], thing: str, colour: str, colours: Sequence[str]) -> float | None:
-    """Color: among frames whose captions name the object and any colour, the share with the right colour.
+def coloured(frames: Sequence[Sequence[tuple[str, str]]], thing: str, colour: str) -> float | None:
+    """Color: among frames in which the object is described with any colour, the share with the right one.
+
+    Quirk of the official tool, which is kept: colours are looked for anywhere in a caption, also within words.
 
     Args:
-        frames: Captions of regions in each of the sampled frames.
+        frames: Caption and object of each region, in each of the sampled frames.
         thing: The object.
         colour: The colour it should have.
-        colours: All colours that count as named.
 
     Returns:
         The share; None where no frame names the object with a colour, which the official tool leaves out.
     """
     named = right = 0
-    for captions in frames:
-        about = [set(caption.lower().split()) for caption in captions if thing in caption.lower()]
-        if any(words & set(colours) for words in about):
-            named += 1
-            right += any(colour in words for words in about)
+    for regions in frames:
+        about = [caption for caption, name in regions if name == thing]
+        named += any(one in caption for caption in about for one in COLOURS)
+        right += any(colour in caption for caption in about)
     return right / named if named else None
+
+
+def in_scene(captions: Sequence[str], scene: str) -> float:
+    """Scene: share of the sampled frames whose caption has every word of the scene in it; 0 without frames."""
+    words = scene.split(" ")
+    found = [all(word in caption for word in words) for caption in captions]
+    return sum(found) / len(found) if found else 0.0
+
+
+def acts(shares: Mapping[str, float], action: str) -> bool:
+    """Human action of one clip: whether it is among the five likeliest, and at 0.85 or more.
+
+    Args:
+        shares: Of each action, 0 to 1, each for itself.
+        action: That of the prompt.
+    """
+    likeliest = sorted(shares, key=lambda name: -shares[name])[:5]
+    return action in likeliest and round(shares[action], 4) >= SURE

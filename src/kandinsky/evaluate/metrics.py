@@ -121,8 +121,9 @@ def _flickering(sample: Sample, tools: Tools) -> float | None:
     if len(sample.frames_THWC) < FEWEST_TO_COMPARE:
         return None
     if (raft := tools.loaded.get("raft")) is not None:  # only then it is known which clips are static
-        frames = sampled(sample)
-        if not is_static(_strengths(frames, raft, STATIC_SHARE), min(frames.shape[1:3]), len(frames)):
+        frames = sample.frames_THWC
+        ends = _strengths(frames[[0, -1, 0]], raft, STATIC_SHARE)
+        if not is_static(_strengths(frames, raft, STATIC_SHARE), ends, min(frames.shape[1:3]), len(frames)):
             return None
     return flickering(sample.frames_THWC)
 
@@ -210,7 +211,7 @@ METRICS: Mapping[str, Metric] = {
         Metric(
             "temporal flickering", "higher",
             "(255 - mean change of neighbouring frames) / 255; with RAFT of static clips alone, else of all",
-            _flickering, uses=("raft",), is_vbench=True,
+            _flickering, uses=("raft",), is_vbench=True, version=2,
         ),
         Metric(
             "subject consistency", "higher", "DINO: cosine of a frame with the one before and the first",

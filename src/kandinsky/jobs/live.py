@@ -12,7 +12,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from kandinsky.errors import Cancelled, KandinskyError, RequestError
 from kandinsky.jobs import job_files, results
 from kandinsky.jobs.live_line import KEPT_S, Line
 from kandinsky.media import recipe as recipes
+from kandinsky.model.timeline import Play, Shows, prompt_of
 from kandinsky.model.values import Video, VideoStream
 
 if TYPE_CHECKING:
@@ -36,7 +37,8 @@ QUALITY = 85
 SPARE_S = 0.1  # a chunk is begun so much sooner than it has to be
 AHEAD = 2  # chunks that wait for their JPEG
 SAVES = 2  # that may wait
-ENTRY = 40  # characters of a prompt's place in a recipe
+OF_PIECES = ("chunk", "start", "action", "unused_words")  # of a recipe, which a saved clip does not have
+ENTRY = 60  # characters of a prompt's place in a recipe, and of its action
 LONGEST_TIMELINE = recipes.MOST_CHARACTERS // 2  # the names of LoRAs and all else need the rest
 
 
@@ -56,18 +58,23 @@ class Prompter:
     Args:
         prompt: The first.
         fps: Frames a second.
+        actions: Those of the model, the first where nothing is done.
     """
 
-    def __init__(self, prompt: str, fps: float) -> None:
+    def __init__(self, prompt: str, fps: float, actions: Sequence[str] = ()) -> None:
         self.fps = fps
+        self.actions = actions
         self.number = 0  # of the newest prompt, as the client names it
         self.ended = threading.Event()
-        self.timeline: list[tuple[int, str]] = []
+        self.timeline: list[tuple[int, Shows]] = []
         self.can_be_told = True  # whether a recipe has room for all prompts
         self.begun: int | None = None  # the number of a prompt that the newest chunk is the first of
         self.chunk = -1
         self._prompt = prompt
         self._is_new = False  # taken, and no chunk has it yet; numbers alone may repeat
+        self._rest = next(iter(actions), "")
+        self._held = self._rest  # what is done for as long as it is not ended
+        self._struck: str | None = None  # what was begun since the newest chunk, which may have ended already
         self._told = 0  # characters of the timeline
         self._lock = threading.Lock()
         self._clock: float | None = None  # when frame 0 was shown, or would have been had all come in time
@@ -78,8 +85,18 @@ class Prompter:
         with self._lock:
             self._prompt, self.number, self._is_new = prompt, number, True
 
-    def __call__(self, at: float) -> str | None:
-        """The prompt of the chunk that begins at a second; waits until it is due."""
+    def act(self, action: str | None) -> None:
+        """Do something from the next chunk on, until this is called again; None ends it.
+
+        What is ended before the next chunk is done in that one alone.
+        """
+        with self._lock:
+            self._held = self._rest if action is None else action
+            if action not in (None, self._rest):
+                self._struck = action
+
+    def __call__(self, at: float) -> Shows | None:
+        """What the chunk that begins at a second shows; waits until it is due."""
         if self._clock is not None:
             self.ended.wait(max(0.0, self._clock + at - self._takes_s - SPARE_S - time.monotonic()))
         if self.ended.is_set():
@@ -87,13 +104,16 @@ class Prompter:
         with self._lock:
             self.chunk += 1
             self.begun, self._is_new = self.number if self._is_new else None, False
-            if self.can_be_told and (not self.timeline or self.timeline[-1][1] != self._prompt):
+            shows: Shows = self._prompt
+            if self.actions:
+                shows, self._struck = Play(self._prompt, self._struck or self._held), None
+            if self.can_be_told and (not self.timeline or self.timeline[-1][1] != shows):
                 self._told += len(json.dumps(self._prompt)) + ENTRY
-                self.timeline.append((round(at * self.fps), self._prompt))
+                self.timeline.append((round(at * self.fps), shows))
                 if self._told > LONGEST_TIMELINE:  # a session without end must not grow
                     self.can_be_told = False
                     self.timeline.clear()
-            return self._prompt
+            return shows
 
     def made(self, at: float, takes_s: float) -> None:
         """Hear that the chunk of a second is there, and how long it took."""
@@ -123,7 +143,8 @@ class Session:
         self.store = store
         self.frames = 0
         self._asked = 0.0
-        self._prompter = Prompter(prompt, self.fps)
+        roll = pipe.card.roll
+        self._prompter = Prompter(prompt, self.fps, () if roll is None else roll.actions)
         self._kept: deque[Shown] = deque()
         self._lock = threading.Lock()
         self._recipe: dict[str, Any] = {}
@@ -167,13 +188,13 @@ class Session:
             if not self._prompter.ended.is_set():
                 raise
 
-    def _ask(self, at: float) -> str | None:
-        prompt = self._prompter(at)
+    def _ask(self, at: float) -> Shows | None:
+        shows = self._prompter(at)
         self._asked = time.monotonic()
-        if prompt is not None and self._prompter.begun is not None:
-            told = {"prompt": prompt, "chunk": self._prompter.chunk, "frame": round(at * self.fps)}
+        if shows is not None and self._prompter.begun is not None:
+            told = {"prompt": prompt_of(shows), "chunk": self._prompter.chunk, "frame": round(at * self.fps)}
             self.line.send({"type": "applied", "id": self._prompter.begun, **told})
-        return prompt
+        return shows
 
     def _keep(self, piece: Video) -> None:
         with self._lock:
@@ -200,6 +221,7 @@ class Session:
                     images.append(file.getvalue())
             told: dict[str, Any] = {"type": "chunk", "chunk": piece.recipe["chunk"], "frame": begin}
             told |= {"prompt": piece.recipe["prompt"], "made_s": round(takes_s, 4)}
+            told |= {"action": piece.recipe["action"]} if "action" in piece.recipe else {}
             told |= {"unused_words": piece.recipe.get("unused_words", []), "lengths": [len(image) for image in images]}
             begin += len(piece)
             if not self.line.send(told, b"".join(images)):
@@ -212,6 +234,8 @@ class Session:
             match told["type"]:
                 case "prompt":
                     self._prompter.take(told["prompt"], told["id"])
+                case "action":
+                    self._prompter.act(told["action"])
                 case "save" if self._saves.acquire(blocking=False):
                     try:
                         self._saving.submit(self._save, told)
@@ -266,6 +290,6 @@ class Session:
                     yield one.frames[max(0, first - one.begin) :]
 
         loras = {one["source"]: one["name"] for one in self.pipe.adapters.recipe()}
-        told = {name: value for name, value in recipe.items() if name not in ("chunk", "start", "unused_words")}
+        told = {name: value for name, value in recipe.items() if name not in OF_PIECES}
         told |= {"seconds": line.frames / self.fps, **line.to_recipe(frames())}
         return VideoStream(frames(), line.frames, self.fps, recipe["seed"], results.without_paths(told, loras))

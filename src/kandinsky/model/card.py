@@ -47,7 +47,8 @@ class FileSet:
             local folder: `/…`, `~/…`, or `./…` relative to the folder of the card; or `unpublished` for weights that
             were never released, which anybody may train and put where ``local`` says.
         files: Paths inside the repository; a path ending in `/` means the whole folder, `./` everything.
-        name: Tells the parts of one component apart (`qwen`, `clip`); may be empty if there is one part.
+        name: Tells the parts of one component apart (`qwen`, `clip`); may be empty if there is one part. `update` is
+            added to a network that is read from one part (``weights/update.py``).
         revision: Branch, tag or commit of the repository.
         local: Where the same files lie in an official `weights/` folder: a file, or a folder if it ends in `/`.
         bytes: Download size, for `kandinsky plan`.
@@ -159,10 +160,12 @@ class Roll:
     Attributes:
         context_noise: Time of the noise that finished frames have when later chunks see them; 0 is none.
         times: Falling times of a chunk's steps, at the card's number of steps; those of the sampler if empty.
+        actions: What can be done in a world that can be played, the first where nothing is; empty of other models.
     """
 
     context_noise: float = 0.0
     times: tuple[float, ...] = ()
+    actions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -548,6 +551,8 @@ def _check_roll(card: Card, where: str) -> None:
         raise RequestError(f"{where}: roll is of models that make video, and task `{card.task}` does not")
     if not 0 <= roll.context_noise < 1:
         raise RequestError(f"{where}: roll.context_noise `{roll.context_noise:g}` must be from 0 to below 1")
+    if roll.actions and not card.part("text").steers:
+        raise RequestError(f"{where}: roll.actions: text network `{card.text.kind}` cannot tell of actions")
     times = (*roll.times, 0.0)
     if roll.times and (
         len(roll.times) != card.sampling.steps or roll.times[0] > 1 or any(b >= a for a, b in pairwise(times))

@@ -65,6 +65,28 @@ class PromptAt:
         return f"{':'.join(ends)} {self.prompt}"
 
 
+@dataclass(frozen=True, slots=True)
+class Play:
+    """What a chunk of a world that can be played shows: a prompt, and what is done in it.
+
+    Attributes:
+        prompt: What is there.
+        action: One of the card's `roll.actions`.
+    """
+
+    prompt: str
+    action: str
+
+
+Shows = str | Play
+"""A prompt, with an action where there are some."""
+
+
+def prompt_of(shows: Shows) -> str:
+    """The prompt alone."""
+    return shows.prompt if isinstance(shows, Play) else shows
+
+
 def seconds(value: float | str, *, fps: float) -> float:
     """A moment in seconds.
 

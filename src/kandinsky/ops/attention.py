@@ -5,6 +5,8 @@ Legend: B batch, S query tokens, L key tokens, N heads, K head width.
 
 from __future__ import annotations
 
+import functools
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,13 +17,16 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from kandinsky.errors import BackendError
-from kandinsky.ops import block_sparse
+from kandinsky.ops import block_sparse, triton_blocks
 from kandinsky.ops.attention_spec import AttentionSpec, current_backend
 from kandinsky.ops.block_sparse import BlockMask, DenseKernel
 from kandinsky.ops.engines import ENGINES
+from kandinsky.ops.native import attention as native
+from kandinsky.ops.native import library
 
 __all__ = ["AttentionSpec", "Backend", "BlockMask", "attention", "backends", "require"]
 
+log = logging.getLogger(__name__)
 # (q, k, v, blocks) -> [B, S, N, K]; to add a kernel, add an entry to the table
 BlockKernel = Callable[[Tensor, Tensor, Tensor, BlockMask], Tensor]
 
@@ -69,14 +74,18 @@ def attention(
     if blocks is not None:
         assert mask is None, "a block mask stands alone"
         if backend == "auto":
-            backend = _fastest_for_blocks(q_BSNK)
+            backend = _fastest_for_blocks(q_BSNK, k_BLNK, v_BLNK, blocks)
+        elif backend == "native" and not native.fits(q_BSNK, k_BLNK, v_BLNK, None, blocks):
+            backend = _instead("gathered")
         kernel = require(backend, q_BSNK.device.type, sparse=True).blocks
         assert kernel is not None
         return kernel(q_BSNK, k_BLNK, v_BLNK, blocks)
     if mask is not None and mask.dim() == 2:
         mask = mask[:, None, None, :]
     if backend == "auto":
-        backend = "math" if _math_is_faster(q_BSNK, k_BLNK) else "sdpa"
+        backend = _fastest(q_BSNK, k_BLNK, v_BLNK, mask)
+    elif backend == "native" and not native.fits(q_BSNK, k_BLNK, v_BLNK, mask, None):
+        backend = _instead("sdpa")
     dense = require(backend, q_BSNK.device.type).dense
     assert dense is not None
     return dense(q_BSNK, k_BLNK, v_BLNK, mask)
@@ -127,10 +136,26 @@ def _reason_against(name: str, device_type: str, sparse: bool) -> str | None:
     return entry.missing(device_type)
 
 
-def _fastest_for_blocks(q_BSNK: Tensor) -> str:
-    """FlexAttention on CUDA only: on CPU, compiling takes longer than a small clip, and is no faster."""
+def _fastest(q_BSNK: Tensor, k_BLNK: Tensor, v_BLNK: Tensor, mask: Tensor | None) -> str:
+    """Our own kernel where it serves and pays, else PyTorch's."""
+    if native.pays(q_BSNK, k_BLNK) and native.fits(q_BSNK, k_BLNK, v_BLNK, mask, None):
+        return "native"
+    return "math" if _math_is_faster(q_BSNK, k_BLNK) else "sdpa"
+
+
+def _fastest_for_blocks(q_BSNK: Tensor, k_BLNK: Tensor, v_BLNK: Tensor, blocks: BlockMask) -> str:
+    """Our own kernel, FlexAttention on CUDA only (on CPU, compiling takes longer than a small clip), else gathering."""
+    if native.pays(q_BSNK, k_BLNK, in_blocks=True) and native.fits(q_BSNK, k_BLNK, v_BLNK, None, blocks):
+        return "native"
     compiles = q_BSNK.is_cuda and q_BSNK.shape[-1] >= block_sparse.FLEX_MIN_WIDTH
     return "flex" if compiles and block_sparse.flex_missing(q_BSNK.device.type) is None else "gathered"
+
+
+@functools.cache
+def _instead(other: str) -> str:
+    """Another backend, and one log line that says so."""
+    log.info("attention `native` cannot compute some of this work (gradients, widths, masks): `%s` does", other)
+    return other
 
 
 def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
@@ -169,7 +194,9 @@ _BACKENDS: dict[str, Backend] = {
     "sdpa": Backend(_sdpa, partial(block_sparse.expanded, _sdpa)),
     "math": Backend(_math),
     "plain": Backend(_plain, partial(block_sparse.expanded, _plain)),
+    "native": Backend(native.dense, native.sparse, library.missing),
     "gathered": Backend(blocks=block_sparse.gathered),
+    "triton": Backend(blocks=triton_blocks.sparse, missing=triton_blocks.missing),
     "flex": Backend(blocks=block_sparse.flex, missing=block_sparse.flex_missing),
     **{name: Backend(engine, missing=engine.missing) for name, engine in ENGINES.items()},
 }

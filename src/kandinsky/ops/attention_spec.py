@@ -21,8 +21,8 @@ TYPES = ("dense", "nabla", "causal")
 # official name → ours
 _TYPE_ALIASES = {"flash": "dense"}
 _FORMER_BACKENDS = {"products": "math"}
-DENSE_BACKENDS = ("sdpa", "math", "plain", "flash_attention_2", "flash_attention_3", "sage")
-BLOCK_BACKENDS = ("flex", "gathered", "sdpa", "plain")
+DENSE_BACKENDS = ("sdpa", "native", "math", "plain", "flash_attention_2", "flash_attention_3", "sage")
+BLOCK_BACKENDS = ("native", "triton", "flex", "gathered", "sdpa", "plain")
 BACKENDS = ("auto", *dict.fromkeys((*DENSE_BACKENDS, *BLOCK_BACKENDS)))
 _NUMBERS = {"dense": (), "nabla": ("P", "wT", "wH", "wW"), "causal": ("frames", "reach", "sink")}
 _ALL_NUMBERS = tuple(name for names in _NUMBERS.values() for name in names)

@@ -185,13 +185,13 @@ def flex_mask(blocks: BlockMask) -> Any:
         def mask_mod(b: Tensor, h: Tensor, query: Tensor, key: Tensor) -> Tensor:
             return key % size < counts[key // size]
 
-    (counts_partial, partial_BNQK), (counts_full, full_BNQK) = _lists(partial), _lists(full)
+    (counts_partial, partial_BNQK), (counts_full, full_BNQK) = kept_lists(partial), kept_lists(full)
     return torch_flex.BlockMask.from_kv_blocks(
         counts_partial, partial_BNQK, counts_full, full_BNQK, BLOCK_SIZE=blocks.size, mask_mod=mask_mod
     )
 
 
-def _lists(kept_BNQK: Tensor) -> tuple[Tensor, Tensor]:
+def kept_lists(kept_BNQK: Tensor) -> tuple[Tensor, Tensor]:
     """How many blocks each row keeps, and which, at the head of a row as long as the mask's; int32."""
     K = kept_BNQK.shape[-1]
     # one column more takes what is not kept

@@ -18,6 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from kandinsky.ops.convolution import Conv3d
+from kandinsky.ops.convolution import convolve as convolve_3d
+
 # What happens along an axis: nothing; doubled, an output sees one pixel on either side; doubled, it sees the past alone
 Axis = Literal["kept", "doubled", "past"]
 
@@ -30,7 +33,7 @@ def pays(x: Tensor, layer: nn.Module) -> bool:
         layer: The convolution behind it.
     """
     return (
-        type(layer) in (nn.Conv2d, nn.Conv3d)
+        type(layer) in (nn.Conv2d, nn.Conv3d, Conv3d)
         and x.is_cpu
         and x.dtype.itemsize >= 4  # sums of weights would be rounded to a shorter type
         and not torch.is_grad_enabled()
@@ -81,7 +84,7 @@ def convolve_doubled(x: Tensor, weight: Tensor, bias: Tensor | None, axes: tuple
     sizes = [size - weight.shape[dim] + 1 for dim, size in enumerate(x.shape[2:], start=2)]
     for dim in dims:
         sizes[dim - 2] = 2 * (x.shape[dim] - (2 if axes[dim - 2] == "doubled" else 1))
-    convolve = F.conv2d if len(axes) == 2 else F.conv3d
+    convolve = F.conv2d if len(axes) == 2 else convolve_3d
     out: Tensor | None = None
     for phases in product(*(_PHASES[axes[dim - 2]] for dim in dims)):
         # sums of weights are rounded once

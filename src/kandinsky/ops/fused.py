@@ -3,7 +3,7 @@
 All are islands (``ops/precision.py``): float32 arithmetic, rounded once to the type of the tokens. Each has a plain
 form, which is the definition, has gradients and can be compiled; and one for processors without gradients, which writes
 over what nobody needs any more and goes through the tokens in stretches that stay in a core's cache, so that no tensor
-is cast as a whole.
+is cast as a whole. Many tokens are left to our own kernels where there are any (``native/islands.py``).
 
 Legend: B batch; S tokens; D width; T rows of a modulation; N heads; K head width.
 """
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
+from kandinsky.ops.native import islands
 from kandinsky.ops.precision import island, rms_norm_float32
 from kandinsky.ops.rope import Rotation, Unturned
 
@@ -42,6 +43,8 @@ def modulated(x_BSD: Tensor, shift_BTD: Tensor, scale_BTD: Tensor, eps: float) -
     """
     width = x_BSD.shape[-1:]
     if in_place(x_BSD) and shift_BTD.numel() == x_BSD.shape[-1]:
+        if (made := islands.modulated(x_BSD, shift_BTD, scale_BTD, eps)) is not None:
+            return made
         return F.layer_norm(x_BSD, width, scale_BTD.flatten(), shift_BTD.flatten(), eps)
     with island(x_BSD):
         normed = F.layer_norm(x_BSD.float(), width, eps=eps)
@@ -62,6 +65,8 @@ def gated(x_BSD: Tensor, gate_BTD: Tensor, update_BSD: Tensor) -> Tensor:
             x, update = x_BSD.unflatten(1, (frames, -1)), update_BSD.unflatten(1, (frames, -1))
             gate = gate_BTD[:, :, None]
         if in_place(x_BSD) and x.dtype is update.dtype and x.shape == update.shape and update.is_contiguous():
+            if (made := islands.gated(x_BSD, gate_BTD, update_BSD)) is not None:
+                return made
             if x.dtype is torch.float32:
                 return torch.addcmul(x, gate, update, out=update).view_as(x_BSD)
             if gate.numel() == x.shape[-1]:
@@ -78,6 +83,11 @@ def normed_heads(x_BSNK: Tensor, weight_K: Tensor, eps: float, rotation: Rotatio
 
     x is overwritten where that is faster.
     """
+    turned = rotation is not None and not isinstance(rotation, Unturned)
+    if in_place(x_BSNK) and x_BSNK.is_contiguous() and (rotation is None or type(rotation) in (Rotation, Unturned)):
+        table = rotation.table if turned and rotation is not None else None
+        if (made := islands.normed_heads(x_BSNK, weight_K, eps, table)) is not None:
+            return made
     if in_place(x_BSNK) and x_BSNK.is_contiguous() and (tables := _tables(x_BSNK, rotation)) is not None:
         weight, rows = weight_K.float(), max(1, STRETCH // x_BSNK.shape[-2:].numel())
         flat = x_BSNK.flatten(0, -3)

@@ -8,7 +8,7 @@ Gradients, autocast and compilation keep to ``F.linear``.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -70,16 +70,24 @@ def library(dtype: torch.dtype) -> Library:
 def usual(dtype: torch.dtype) -> Library:
     """What is taken where nobody measured.
 
-    In float32 oneDNN took two thirds of MKL's time in one measurement on AMD, 1.05 and 1.08 of it in others, without
-    vectors of 512 bits, and 1.12 to 1.18 on an Intel; there it took 0.72 to 0.83 of PyTorch's time in bfloat16.
+    In float32 oneDNN took 0.5 of MKL's time on an AMD with vectors of 512 bits, which MKL does not use there, 0.67 to
+    1.08 of it on others without them, and 1.12 to 1.18 on an Intel. In bfloat16, where PyTorch itself ends at oneDNN
+    and the bits are the same, it took 0.72 to 0.83 of PyTorch's time on that Intel and 0.89 to 0.99 on that AMD.
     """
-    is_amd = _processor_is("AuthenticAMD")
-    return "onednn" if is_amd == (dtype is torch.float32) else "torch"
+    return "onednn" if dtype is torch.bfloat16 or _processor_is("AuthenticAMD") else "torch"
+
+
+def products(a: Tensor) -> list[Callable[[], Tensor]]:
+    """A square matrix times itself by each library that there is for it, to measure them."""
+    found: list[Callable[[], Tensor]] = [lambda: a @ a]
+    if _ONEDNN and a.is_cpu and computes(a.dtype):
+        found.append(lambda: torch.ops.mkldnn._linear_pointwise(a, a, None, "none", [], ""))
+    return found
 
 
 @functools.cache
-def _computes(dtype: torch.dtype) -> bool:
-    """Whether oneDNN has products of a type here; of bfloat16 only with vectors of 512 bits."""
+def computes(dtype: torch.dtype) -> bool:
+    """Whether oneDNN has products and convolutions of a type here; of bfloat16 only with vectors of 512 bits."""
     if dtype is not torch.bfloat16:
         return dtype is torch.float32
     has_bfloat16: bool = torch.ops.mkldnn._is_mkldnn_bf16_supported()
@@ -99,7 +107,7 @@ def _is_for_onednn(x: Tensor, weight: Tensor) -> bool:
         and x.dtype is weight.dtype
         and not torch.compiler.is_compiling()  # asked before what a compiler need not see
         and library(x.dtype) == "onednn"
-        and _computes(x.dtype)
+        and computes(x.dtype)
         and type(weight) in (Tensor, nn.Parameter)  # cut and quantised weights have products of their own
         and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled(x.device.type)  # which rounds what goes through F.linear

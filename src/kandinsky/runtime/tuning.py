@@ -7,7 +7,7 @@ cache folder, in one file for each kind of machine; ``KANDINSKY_CACHE=off`` keep
 | choice | ways |
 |---|---|
 | `linear` | library of matrix products with weights on CPU: `onednn`, `torch` |
-| `attention` | exact backend of dense attention, where the request leaves it open: `sdpa`, `math` |
+| `attention` | exact backend of dense attention, where the request leaves it open: `native`, `sdpa`, `math` |
 
 How many threads are fastest is measured too, and said: it is the environment's to decide (see ``runtime/threads.py``).
 """
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 DEFAULT, TUNED = "default", "tuned"
-WAYS = {"linear": ("onednn", "torch"), "attention": ("sdpa", "math")}
+WAYS = {"linear": ("onednn", "torch"), "attention": ("native", "sdpa", "math")}
 ROUNDS, MARGIN = 9, 0.95  # another way than the default must take less than this share of its time
 MOST_TOKENS, MOST_WIDTH = 4096, 4096
 
@@ -221,6 +221,7 @@ def _works(shape: Shape) -> dict[str, dict[str, Callable[[], object]]]:
 
     from kandinsky.ops import linear
     from kandinsky.ops.attention import attention
+    from kandinsky.ops.native import attention as native
 
     device, dtype = torch.device(shape.device), getattr(torch, shape.dtype)
     tokens, width = min(_power(shape.tokens), MOST_TOKENS), min(_power(shape.width), MOST_WIDTH)
@@ -237,9 +238,8 @@ def _works(shape: Shape) -> dict[str, dict[str, Callable[[], object]]]:
             return linear.linear(x, weight, bias)
 
     if device.type == "cpu":
-        usual = linear.library(dtype)
-        ways = sorted(WAYS["linear"], key=lambda way: way != usual)
-        found["linear"] = {way: _call(product, way) for way in ways}
+        own = linear.library(dtype)
+        found["linear"] = {way: _call(product, way) for way in sorted(WAYS["linear"], key=lambda way: way != own)}
     if shape.heads and width % shape.heads == 0 and 2 * shape.heads * tokens**2 <= 2**29:
         q, k, v = (noise(1, tokens, shape.heads, width // shape.heads) for _ in range(3))
 
@@ -247,18 +247,22 @@ def _works(shape: Shape) -> dict[str, dict[str, Callable[[], object]]]:
             with torch.no_grad():
                 return attention(q, k, v, backend=way)
 
-        found["attention"] = {way: _call(attend, way) for way in WAYS["attention"]}
+        with torch.no_grad():
+            is_native = native.fits(q, k, v, None, None)
+            usual = "native" if is_native and native.pays(q, k) else "sdpa"
+        ways = [way for way in WAYS["attention"] if is_native or way != "native"]
+        found["attention"] = {way: _call(attend, way) for way in sorted(ways, key=lambda way: way != usual)}
     if device.type == "cpu" and (cores := threads.cores()) > 1:
-        own = torch.get_num_threads()
+        count_now = torch.get_num_threads()
 
         def with_threads(count: str) -> object:
             torch.set_num_threads(int(count))
             try:
                 return product(linear.library(dtype))
             finally:
-                torch.set_num_threads(own)
+                torch.set_num_threads(count_now)
 
-        counts = dict.fromkeys(map(str, (own, 1, cores)))
+        counts = dict.fromkeys(map(str, (count_now, 1, cores)))
         found["threads"] = {count: _call(with_threads, count) for count in counts}
     return found
 

@@ -158,6 +158,8 @@ class Session:
         self.offer = offer
         self.job = job
         self.secret = secret
+        roll = offer.card.roll
+        self.actions = () if roll is None else roll.actions
         self.outbox = Outbox(offer.card.clip.fps)
         self.over = asyncio.Event()
         self.reason = ""
@@ -194,6 +196,13 @@ class Session:
                     self._typed = word
                 else:
                     await self._pass_on(word)
+            case "action":
+                action = values.get("action")
+                if action is not None and action not in self.actions:
+                    known = f"use one of {', '.join(self.actions)}" if self.actions else "it has none"
+                    message = f"model `{self.offer.name}` knows no action `{action}`: {known}"
+                    raise ApiError(400, message, code="invalid_value", param="action")
+                await self._pass_on({"type": "action", "action": action})
             case "save":
                 if self._line is None:
                     raise ApiError(400, "nothing was shown yet: save when frames have come", code="not_ready")
@@ -489,7 +498,8 @@ class Lives:
         shape = session.job.order["shape"]
         session.outbox.say(
             type="session", id=session.job.id, model=session.offer.name, prompt=session.prompt,
-            seed=session.job.order["options"]["seed"], keeps_s=live_line.KEPT_S, **shape,
+            seed=session.job.order["options"]["seed"], keeps_s=live_line.KEPT_S, actions=session.actions,
+            **shape,
         )  # fmt: skip
         works = [session.outbox.empty(socket), session.tend(), self._listen(socket, session)]
         tasks = [asyncio.create_task(work) for work in works]

@@ -39,6 +39,13 @@ class NewPrompt(Asked):
     id: Number | None = None
 
 
+class Action(Asked):
+    """Do something from the next chunk on, until the next of these; without one, stop doing it."""
+
+    type: Literal["action"]
+    action: Annotated[str, Field(max_length=40)] | None = None
+
+
 class Ack(Asked):
     """This frame has come, and all before it."""
 
@@ -60,7 +67,9 @@ class Stop(Asked):
     type: Literal["stop"]
 
 
-KINDS: Mapping[str, type[Asked]] = {"start": Start, "prompt": NewPrompt, "ack": Ack, "save": Save, "stop": Stop}
+KINDS: Mapping[str, type[Asked]] = {
+    "start": Start, "prompt": NewPrompt, "action": Action, "ack": Ack, "save": Save, "stop": Stop
+}  # fmt: skip
 
 
 def read(message: Mapping[str, Any]) -> dict[str, Any]:

@@ -63,6 +63,7 @@ from kandinsky.train.data.dataset import LATENT, MANIFEST, EncodedDataset
 from kandinsky.train.data.feed import EncodedExamples, Examples, Feed, Loaded
 from kandinsky.train.data.sources import Example
 from kandinsky.train.denoising import Denoising, Given, Untold
+from kandinsky.train.drawing import draw
 from kandinsky.train.objective import Objective, Portion, Rng, Timed, at_times, check_portions
 from kandinsky.train.recipe import Run
 from kandinsky.train.samples import Manner, Samples, SampleSettings, jobs_of
@@ -712,8 +713,8 @@ def empty_of(encoded: EncodedDataset) -> Untold:
 def drawn(build: Callable[[], nn.Module], seed: int, folder: Path) -> nn.Module:
     """A network with seeded random weights, the same for any number of processes.
 
-    Of several processes on a machine one draws it and writes it down, and all map it from there, so that no other ever
-    holds the whole of it in float32.
+    Of several processes on a machine one draws it into a file, module by module, and all map it from there, so that
+    none ever holds the whole of it in float32.
 
     Args:
         build: Makes the network, with weights unless the default device is the meta device.
@@ -731,10 +732,7 @@ def drawn(build: Callable[[], nn.Module], seed: int, folder: Path) -> nn.Module:
         problem = None
         if rank == first:
             try:
-                with loop.seeded(seed):
-                    state = build().state_dict()
-                write_state(state, path, layout="official")
-                del state
+                draw(build, seed, path)
             except (KandinskyError, OSError) as error:
                 problem = str(error)
         told = collect((str(path), problem), HOST)  # the files are there

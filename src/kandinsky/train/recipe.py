@@ -112,6 +112,7 @@ KINDS: Mapping[str, Kind] = {
     "nano-distillation": Kind(
         Lazy("kandinsky.lab.nano.distil:NanoDistilRecipe"), Lazy("kandinsky.lab.nano.distil:distil")
     ),
+    "nano-live": Kind(Lazy("kandinsky.lab.nano.live:LiveRecipe"), Lazy("kandinsky.lab.nano.live:train")),
     "nano-sound-autoencoder": Kind(Lazy(f"{_NANO}:SoundAutoencoderRecipe"), Lazy(f"{_NANO}:sound_autoencoder")),
     "nano-sound": Kind(Lazy(f"{_NANO}:SoundRecipe"), Lazy(f"{_NANO}:sound")),
     "package": Kind(Lazy(f"{_NANO}:PackageRecipe"), Lazy(f"{_NANO}:package"), (), resumes=False, devices=False),

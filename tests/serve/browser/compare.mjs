@@ -1,11 +1,11 @@
 // A side-by-side study from its beginning to its report, in a real browser, with the keys. One line of JSON.
-// Run: node compare.mjs CHROMIUM URL URL_WITH_KEY KEY
+// Run: node compare.mjs CHROMIUM URL URL_WITH_KEY KEY STUDY_WITH_CHECKS
 
 import { createRequire } from "node:module";
 import { readFileSync } from "node:fs";
 import { chromium } from "playwright-core";
 
-const [, , executablePath, url, lockedUrl, key] = process.argv;
+const [, , executablePath, url, lockedUrl, key, checkedId] = process.argv;
 const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 const FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--autoplay-policy=no-user-gesture-required"];
 const SHOTS = process.env.SHOTS;
@@ -140,6 +140,18 @@ try {
   await page.waitForTimeout(500); // colours fade
   await accessible(page, "the report, dark and Russian");
   await shot(page, "report-ru");
+
+  // whoever did not look is told by name, on paper too
+  check(!(await page.locator("[data-person]").count()), "checks of a study without any");
+  const checked = await open(browser);
+  await checked.goto(`${url}/compare#${checkedId}/report`);
+  await checked.waitForSelector("[data-person]");
+  await checked.emulateMedia({ media: "print" });
+  const failed = async (who) => (await checked.locator(`[data-person="${who}"] td`).allInnerTexts()).join(" of ");
+  same(`${await failed("keen")}, ${await failed("tired")}`, "0 of 1, 1 of 1", "failed checks");
+  check(await checked.locator("[data-person=tired]").isVisible(), "failed checks on paper");
+  await accessible(checked, "the report with checks");
+  await shot(checked, "report-checks");
 
   const phone = await open(browser, { viewport: { width: 390, height: 844 }, hasTouch: true, isMobile: true });
   await phone.waitForSelector(".study-list");

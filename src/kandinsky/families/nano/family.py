@@ -23,6 +23,7 @@ FAMILY = Family(
             reader=Lazy(f"{_HERE}.networks:text_encoder"),
             tensors=("network",),
             tells_unused=True,
+            steers=True,
             vocabulary=Lazy(f"{_HERE}.networks:vocabulary"),
             cost=_SMALL,
         ),

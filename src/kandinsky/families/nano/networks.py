@@ -27,7 +27,9 @@ def clip_encoder(component: Component, path: Path) -> nn.Module:
 def text_encoder(component: Component, files: Files, precision: Precision) -> object:
     from kandinsky.families.nano.text_encoder import NanoTextEncoder
 
-    return NanoTextEncoder.from_files(files["network"], files["tokenizer"], component.params, files.get("words"))
+    return NanoTextEncoder.from_files(
+        files["network"], files["tokenizer"], component.params, files.get("words"), files.get("steering")
+    )
 
 
 def vocabulary(component: Component, files: Files, text: str) -> list[tuple[str, ...]]:

@@ -16,6 +16,7 @@ from kandinsky.errors import RequestError
 from kandinsky.families.nano.known_words import KnownWords
 from kandinsky.families.nano.picture import seen
 from kandinsky.families.nano.text import NanoTextNetwork, NanoTextParams
+from kandinsky.families.nano.world import PLAIN, SMALL, Steering
 from kandinsky.model.values import TextEmbeddings
 from kandinsky.text.pretrained import check_vocabulary, read_tokenizer_file
 from kandinsky.weights.read import load_into
@@ -26,9 +27,16 @@ CERTAIN = 100.0  # a logit that leaves nothing to the other slots
 class NanoTextEncoder:
     """English or Russian prompts to the states nano's denoiser attends to; runs where the network's weights are."""
 
-    def __init__(self, network: NanoTextNetwork, tokenizer: Tokenizer, known: KnownWords | None = None) -> None:
+    def __init__(
+        self,
+        network: NanoTextNetwork,
+        tokenizer: Tokenizer,
+        known: KnownWords | None = None,
+        steering: Steering | None = None,
+    ) -> None:
         self.network = network.eval()
         self.known = known
+        self.steering = steering
         self.tokenizer = tokenizer
         tokenizer.enable_truncation(network.params.max_tokens)
         tokenizer.enable_padding()
@@ -73,6 +81,30 @@ class NanoTextEncoder:
             out: TextEmbeddings = self.network.choose(logits, said_B, torch.zeros_like(said_B))
             return out
 
+    def steer(self, latent_BHWC: torch.Tensor | None, actions: Sequence[str]) -> torch.Tensor:
+        """What actions lead to from the last latent frame of B clips, see ``Steering.after``.
+
+        Raises:
+            RequestError: There is no such action, or the model is no world.
+        """
+        if self.steering is None:
+            raise RequestError("this model has no actions: its card names no part `steering` of the text network")
+        return self.steering.after(latent_BHWC, actions)
+
+    def encode_in_world(self, prompts: Sequence[str], led_BS: torch.Tensor) -> tuple[TextEmbeddings, torch.Tensor]:
+        """Embeddings of B prompts with the size that the world gives their subjects, and where these stand, [B, 2].
+
+        Args:
+            prompts: The prompts.
+            led_BS: What ``steer`` said.
+        """
+        ids_BL, mask_BL, said_B = self.tokenize(prompts)
+        with torch.inference_mode(False), torch.no_grad():
+            logits = dict(self.network.read(ids_BL, mask_BL).logits)
+            slots = torch.where(led_BS[:, 2] > 0, PLAIN, SMALL).to(ids_BL.device)
+            logits["size"] = F.one_hot(slots, logits["size"].shape[1]) * CERTAIN
+            return self.network.choose(logits, said_B, torch.zeros_like(said_B)), led_BS[:, :2]
+
     def tokenize(self, prompts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Token numbers [B, L], which of them count [B, L], and which prompts are not empty [B]."""
         encodings = self.tokenizer.encode_batch(list(prompts))
@@ -100,7 +132,12 @@ class NanoTextEncoder:
 
     @classmethod
     def from_files(
-        cls, weights: Path, tokenizer: Path, params: Mapping[str, Any], words: Path | None = None
+        cls,
+        weights: Path,
+        tokenizer: Path,
+        params: Mapping[str, Any],
+        words: Path | None = None,
+        steering: Path | None = None,
     ) -> NanoTextEncoder:
         """Read the encoder.
 
@@ -109,6 +146,7 @@ class NanoTextEncoder:
             tokenizer: Its `tokenizer.json`.
             params: Fields of ``NanoTextParams`` that differ from its defaults.
             words: Its `words.json`; see ``known_words.py``.
+            steering: Weights of what leads a world; see ``world.py``.
 
         Raises:
             WeightsError: A file is missing or does not fit.
@@ -121,4 +159,4 @@ class NanoTextEncoder:
         known = None if words is None else KnownWords.read(words)
         if known is not None and words is not None:
             known.check(network.params.concepts, words)
-        return cls(network, read, known)
+        return cls(network, read, known, None if steering is None else Steering.read(steering))

@@ -53,13 +53,15 @@ def join_condition(x_BTHWC: Tensor, params: TakesCondition, condition_BTHWC: Ten
     return torch.cat((x_BTHWC, condition_BTHWC.to(x_BTHWC)), dim=-1)
 
 
-def coordinate_channels(latent_BTHWC: Tensor) -> Tensor:
+def coordinate_channels(latent_BTHWC: Tensor, place_BP: Tensor | None = None) -> Tensor:
     """Condition channels that say where each place is: cosines and sines of row and column, and an empty mask.
 
     Rotary positions are relative only; a small network learns slowly from them alone where the borders are.
 
     Args:
         latent_BTHWC: Gives size, type and device; its C must be a multiple of 4.
+        place_BP: Where the middle of what is shown stands, as shares of the frame to the right and down of its own
+            middle; coordinates are then those of what is shown, as far as the borders.
 
     Returns:
         [B, T, H, W, C + 1].
@@ -69,11 +71,22 @@ def coordinate_channels(latent_BTHWC: Tensor) -> Tensor:
         raise RequestError(f"coordinates need a multiple of 4 latent channels, not {C}")
     turns = torch.pi * torch.arange(1, C // 4 + 1, device=latent_BTHWC.device)
 
-    def waves(size: int) -> Tensor:
+    def waves(size: int, shift_B: Tensor | None = None) -> Tensor:
         places = (torch.arange(size, device=latent_BTHWC.device) + 0.5) / size
-        angles = torch.outer(places, turns)
+        if shift_B is not None:
+            half = 0.5 / size
+            places = (places - shift_B[:, None].to(places)).clamp(half, 1 - half)
+        angles = places[..., None] * turns
         return torch.cat((angles.cos(), angles.sin()), dim=-1)
 
+    if place_BP is not None:
+        across, down = place_BP[:, 0], place_BP[:, 1]
+        rows, columns = (
+            waves(H, down)[:, None, :, None].expand(-1, T, H, W, -1),
+            waves(W, across)[:, None, None].expand(-1, T, H, W, -1),
+        )
+        moved = torch.cat((rows, columns, rows.new_zeros(*rows.shape[:-1], 1)), dim=-1)
+        return moved.to(latent_BTHWC.dtype).expand(B, T, H, W, C + 1)
     rows, columns = waves(H)[:, None].expand(H, W, -1), waves(W)[None].expand(H, W, -1)
     both = torch.cat((rows, columns, rows.new_zeros(H, W, 1)), dim=-1)
     return both.to(latent_BTHWC.dtype).expand(B, T, H, W, C + 1)
@@ -92,7 +105,7 @@ def condition_channels(latent_BTHWC: Tensor, known: Known, kind: str) -> Tensor 
     Args:
         latent_BTHWC: Gives size, type and device.
         known: Of known frames, only the mask is given, since they are pinned in the latent (FACTS section 3.4); of a
-            source to edit, its latent and a mask of ones.
+            source to edit, its latent and a mask of ones; of a world, the place of its subject.
         kind: A key of ``CONDITIONS``.
 
     Returns:
@@ -100,7 +113,8 @@ def condition_channels(latent_BTHWC: Tensor, known: Known, kind: str) -> Tensor 
     """
     if (source := known.extra.get("source")) is not None:
         return torch.cat((source, torch.ones_like(source[..., :1])), dim=-1).to(latent_BTHWC)
-    plain = CONDITIONS[kind](latent_BTHWC)
+    place = known.extra.get("place")
+    plain = CONDITIONS[kind](latent_BTHWC) if place is None else coordinate_channels(latent_BTHWC, place)
     if (mask := known.mask.get(VIDEO)) is None:
         return plain
     shape = (*latent_BTHWC.shape[:-1], latent_BTHWC.shape[-1] + 1)

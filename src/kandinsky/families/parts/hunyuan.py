@@ -19,6 +19,7 @@ from kandinsky.families.parts.layered import Allocate, decode_layered, on_host
 from kandinsky.families.parts.params import HunyuanParams
 from kandinsky.families.parts.tiles import WHOLE_VOXELS, Tiling
 from kandinsky.families.parts.tiling import TIME, Coder, Spread, tiled
+from kandinsky.ops import convolution
 from kandinsky.ops.attention import attention
 from kandinsky.ops.enlarge import convolve_doubled, pays
 
@@ -156,6 +157,7 @@ class HunyuanAutoencoder(nn.Module):
         for block in net.decoder.up_blocks:
             if block.upsamplers is not None:
                 block.upsamplers = nn.ModuleList(map(EnlargingConv, block.upsamplers))
+        convolution.use(net)
         self.net = net
 
     def encode(self, video_BTHWC: Tensor) -> Tensor:

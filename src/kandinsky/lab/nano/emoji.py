@@ -113,7 +113,7 @@ def decode(cache: Path, *, side: int = SIDE, frames: int = FRAMES) -> Path:
     clips = np.lib.format.open_memmap(part, "w+", np.uint8, (len(animated), frames, side, side, 4))
     motion = []
     for number, path in enumerate(animated):
-        clips[number] = _decode_one(path, side, frames)
+        clips[number] = decode_one(path, side, frames)
         over_grey = clips[number, ..., :3] + (128 * (1 - clips[number, ..., 3:] / 255.0))
         motion.append(float(np.abs(np.diff(over_grey, axis=0)).mean()))
         if number % 100 == 0:
@@ -169,7 +169,7 @@ def composite(rgba_THWC: np.ndarray, scene: Scene, *, side: int) -> np.ndarray:
             span = source / (scale * zoom)  # side of the window on the source that fills the frame
             left = source / 2 - span / 2 - (x + pan) * span
             top = source / 2 - span / 2 - y * span
-            picture = _window(rgba_THWC[t], left, top, span, side)
+            picture = window(rgba_THWC[t], left, top, span, side)
         rgba = np.asarray(picture, np.float32)
         out[t] = np.clip(rgba[..., :3] + background * (1 - rgba[..., 3:] / 255.0) + 0.5, 0, 255).astype(np.uint8)
     return out
@@ -188,7 +188,7 @@ def _camera(move: str | None, progress: float) -> tuple[float, float]:
     return 1.0, 0.0
 
 
-def _window(rgba: np.ndarray, left: float, top: float, span: float, side: int) -> Image.Image:
+def window(rgba: np.ndarray, left: float, top: float, span: float, side: int) -> Image.Image:
     """Resample a square window of the picture, transparent outside of it, to side × side."""
     margin = int(np.ceil(max(0.0, -left, -top, left + span - len(rgba), top + span - len(rgba)))) + 1
     padded = np.pad(rgba, ((margin, margin), (margin, margin), (0, 0)))
@@ -201,7 +201,7 @@ def _frame_count(path: Path) -> int:
         return int(getattr(picture, "n_frames", 1))
 
 
-def _decode_one(path: Path, side: int, frames: int) -> np.ndarray:
+def decode_one(path: Path, side: int, frames: int) -> np.ndarray:
     step = SOURCE_FPS // FPS
     out = np.empty((frames, side, side, 4), np.uint8)
     with Image.open(path) as picture:

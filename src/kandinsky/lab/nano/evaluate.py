@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from kandinsky.lab.nano.measure import NanoJudge
 
 Case = TypeVar("Case")
-EVALUATED = ("nano-t2v", "nano-i2v", "nano-v2a")
+EVALUATED = ("nano-t2v", "nano-i2v", "nano-v2a", "nano-live", "nano-world")
 
 
 @dataclass(slots=True)
@@ -113,7 +113,8 @@ def evaluate(
     judge = NanoJudge(Clips(Path(cache)), load_concepts(), side=height)
     chosen = None if groups is None else tuple(groups)
     session = Session(pipe, judge, Path(cache), prompts, chosen, batch, seed, on_batch, [])
-    figures = MEASURES[pipe.card.task](session)
+    roll = pipe.card.roll
+    figures = (_world if roll is not None and roll.actions else MEASURES[pipe.card.task])(session)
     if sheet:
         _sheet(session.shown, Path(sheet))
     sampling = pipe.card.sampling
@@ -162,6 +163,18 @@ def _image_to_video(session: Session) -> dict[str, Any]:
         on_batch=session.on_batch,
     )
     return {"groups": {name: asdict(figures) for name, figures in groups.items()}}
+
+
+def _world(session: Session) -> dict[str, Any]:
+    from kandinsky.lab.nano.measure_world import measure_world
+
+    began = time.monotonic()
+    groups = measure_world(
+        session.pipe, session.judge, prompts=session.per_group, seed=session.seed, shown=session.shown,
+        on_batch=session.on_batch,
+    )  # fmt: skip
+    session.seconds, session.made = time.monotonic() - began, 2 * len(session.shown)
+    return {"groups": {name: asdict(groups[name]) for name in session.chosen({name: [] for name in groups})}}
 
 
 # By the card's task: a session to figures.
@@ -213,6 +226,13 @@ COLUMNS = (
     ("first_frame_db", "first frame, dB", ".1f"),
     ("nearer_than_still", "nearer to the real clip than a still", ".1%"),
     ("motion_ratio", "motion against real", ".2f"),
+    ("chunks", "actions", "d"),
+    ("as_told", "seen as told", ".1%"),
+    ("left", "left", ".0%"),
+    ("right", "right", ".0%"),
+    ("jump", "jump", ".0%"),
+    ("grow", "grow", ".0%"),
+    ("stay", "stay", ".0%"),
     ("events", "events", "d"),
     ("onset_f1", "onset F1", ".2f"),
     ("onset_f1_other", "F1, another clip's events", ".2f"),

@@ -175,12 +175,7 @@ class FlowObjective:
 
     def states(self, slots_BR: Tensor, dropped_B: Tensor, *, still: bool) -> TextEmbeddings:
         """Text states of known slots; where ``dropped_B``, those of the empty prompt."""
-        counts = self.words.params.slots
-        choices = {
-            role: F.one_hot(torch.where(dropped_B, counts[role], slots_BR[:, r]), counts[role] + 1).float()
-            for r, role in enumerate(ROLES)
-        }
-        return self.words.speak(choices, torch.where(dropped_B, 2, int(still)))
+        return spoken(self.words, slots_BR, dropped_B, still=still)
 
     def loss(self, batch: Batch, generator: torch.Generator) -> Loss:
         clean, text, given = batch.latents_BTHWC, batch.text, batch.given_B
@@ -224,3 +219,13 @@ def slots_of(row: dict[str, Any]) -> tuple[int, ...]:
         number(captions.SCALES, row["scale"]),
         number(captions.CAMERAS, row["camera"]),
     )
+
+
+def spoken(words: NanoTextNetwork, slots_BR: Tensor, dropped_B: Tensor, *, still: bool) -> TextEmbeddings:
+    """Text states of known slots; where ``dropped_B``, those of the empty prompt."""
+    counts = words.params.slots
+    choices = {
+        role: F.one_hot(torch.where(dropped_B, counts[role], slots_BR[:, r]), counts[role] + 1).float()
+        for r, role in enumerate(ROLES)
+    }
+    return words.speak(choices, torch.where(dropped_B, 2, int(still)))

@@ -51,6 +51,11 @@ export class Stream {
     this.say({ type: "prompt", prompt: text, id: this.count });
   }
 
+  /** Do something until the next call; null: stop doing it. */
+  act(action) {
+    this.say({ type: "action", action });
+  }
+
   save(seconds) {
     this.tell({ saving: true });
     this.say({ type: "save", seconds, id: ++this.count });
@@ -92,7 +97,7 @@ export class Stream {
         this.fps = word.fps;
         this.canvas.width = word.width;
         this.canvas.height = word.height;
-        this.tell({ seed: word.seed, keeps: word.keeps_s, width: word.width, height: word.height, last: word.prompt });
+        this.tell({ seed: word.seed, keeps: word.keeps_s, width: word.width, height: word.height, last: word.prompt, actions: word.actions || [] });
         break;
       case "phase":
         this.tell({ phase: word.phase, place: word.place });
@@ -122,13 +127,13 @@ export class Stream {
   async frame(data) {
     const head = new DataView(data, 0, HEAD);
     const [number, chunk, at] = [head.getUint32(0), head.getUint32(4), head.getFloat64(8)];
-    const prompt = this.chunk.prompt;
+    const { prompt, action } = this.chunk;
     this.say({ type: "ack", frame: number });
     if (document.hidden) return;
     const image = await createImageBitmap(new Blob([new Uint8Array(data, HEAD)], { type: "image/jpeg" }));
     if (this.over) return image.close();
     const place = this.frames.findIndex((one) => one.number > number);
-    this.frames.splice(place < 0 ? this.frames.length : place, 0, { number, chunk, at, prompt, image });
+    this.frames.splice(place < 0 ? this.frames.length : place, 0, { number, chunk, at, prompt, action, image });
   }
 
   draw() {
@@ -153,6 +158,10 @@ export class Stream {
       if (told.chunk === undefined || told.chunk > one.chunk) continue;
       this.told.delete(id);
       if (told.prompt === one.prompt) this.tell({ delay: now() - told.at });
+    }
+    if (one.action !== this.seenAction) {
+      this.seenAction = one.action;
+      this.tell({ action: one.action });
     }
     if (one.prompt !== this.seenPrompt || one.number === 0) {
       this.seenPrompt = one.prompt;

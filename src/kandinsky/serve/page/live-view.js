@@ -33,6 +33,45 @@ function Meters({ seen }) {
   </dl>`;
 }
 
+const KEYS = { ArrowLeft: "left", ArrowRight: "right", ArrowUp: "jump", ArrowDown: "grow" };
+const SIGNS = { left: "←", right: "→", jump: "↑", grow: "↓" };
+
+/** Keys of a world that can be played; each does what it says for as long as it is held. */
+function Pad({ actions, seen, onAct }) {
+  const held = useRef(null);
+  const act = (action) => {
+    if (held.current === action) return;
+    held.current = action;
+    onAct(action);
+  };
+  useEffect(() => {
+    const typing = (event) => /^(TEXTAREA|INPUT|SELECT)$/.test(event.target.tagName) || event.ctrlKey || event.metaKey || event.altKey;
+    const down = (event) => {
+      const action = KEYS[event.key];
+      if (!action || typing(event)) return;
+      event.preventDefault();
+      act(action);
+    };
+    const up = (event) => KEYS[event.key] && KEYS[event.key] === held.current && act(null);
+    const away = () => act(null);
+    document.addEventListener("keydown", down);
+    document.addEventListener("keyup", up);
+    addEventListener("blur", away);
+    return () => {
+      document.removeEventListener("keydown", down);
+      document.removeEventListener("keyup", up);
+      removeEventListener("blur", away);
+    };
+  }, []);
+  const known = Object.values(KEYS).filter((action) => actions.includes(action));
+  return html`<div class="live-pad" role="group" aria-label=${t("live.pad")}>
+    ${known.map((action) => html`<button type="button" key=${action} class="secondary ${action} ${seen === action ? "on" : ""}" aria-label=${t(`act.${action}`)}
+      onPointerDown=${() => act(action)} onPointerUp=${() => act(null)} onPointerLeave=${() => act(null)} onPointerCancel=${() => act(null)}
+      onKeyDown=${(event) => (event.key === " " || event.key === "Enter") && act(action)} onKeyUp=${(event) => (event.key === " " || event.key === "Enter") && act(null)}>
+      <span aria-hidden="true">${SIGNS[action]}</span> ${t(`act.${action}`)}</button>`)}
+    <p class="muted">${t("live.pad.hint")}</p></div>`;
+}
+
 function Save({ busy, ready, onSave }) {
   const [seconds, setSeconds] = useState(10);
   return html`<form class="live-save" onSubmit=${(event) => (event.preventDefault(), onSave(seconds))}>
@@ -164,6 +203,7 @@ export function LiveView() {
         </div>
         <p class="live-caption" role="status" aria-live="polite">
           ${seen.prompt && html`<b>${seen.prompt}</b>`} ${turning && html`<span class="muted">→ ${seen.wanted}</span>`}</p>
+        ${running && seen.actions?.length > 0 && html`<${Pad} actions=${seen.actions} seen=${seen.action} onAct=${(action) => stream.current.act(action)} />`}
         <${Meters} seen=${seen} />
         <${Save} busy=${Boolean(seen.saving)} ready=${seen.phase === "live"} onSave=${(seconds) => stream.current.save(seconds)} />
       </section>

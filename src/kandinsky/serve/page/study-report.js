@@ -62,6 +62,15 @@ function Ranking({ rows }) {
   </section>`;
 }
 
+/** Answers to pairs of a clip and a spoiled copy of it: whoever fails many was not looking. */
+function Attention({ rows }) {
+  return html`<section class="card"><h2>${t("study.attention")}</h2>
+    <div class="scrolls"><table class="report-table"><thead><tr><th scope="col">${t("study.person")}</th><th scope="col">${t("study.failed")}</th><th scope="col">${t("study.checks")}</th></tr></thead>
+      <tbody>${rows.map(([name, one]) => html`<tr key=${name} data-person=${name}><th scope="row">${name}</th>
+        <td class=${one.right < one.all ? "sure" : "muted"}>${one.all - one.right}</td><td class="muted">${one.all}</td></tr>`)}</tbody></table></div>
+    <p class="hint">${t("study.attention.about")}</p></section>`;
+}
+
 export function Report({ study, onFail }) {
   const [found, setFound] = useState(null);
   const load = () => api.comparisonReport(study.id).then(setFound, onFail);
@@ -81,6 +90,7 @@ export function Report({ study, onFail }) {
   if (!found) return null;
   const people = Object.entries(found.annotators);
   const agreed = Object.entries(found.agreement);
+  const checked = Object.entries(found.attention);
   return html`<header class="report-head"><div><h1>${study.name}</h1>
       <p class="muted">${[t("study.prompts", { n: found.prompts }), t("study.people", { n: people.length }), t("study.votes", { n: found.votes })].join(" · ")}</p></div>
     <div class="study-acts no-print">
@@ -97,5 +107,6 @@ export function Report({ study, onFail }) {
         <tbody>${agreed.map(([name, one]) => html`<tr key=${name}><th scope="row">${found.texts[name]?.[spoken()] || name}</th>
           <td>${one.share === null ? "–" : percent(one.share)}</td><td>${one.alpha === null ? "–" : number(one.alpha)}</td></tr>`)}</tbody></table></div>
       <p class="hint">${t("study.people.each", { list: people.map(([name, votes]) => `${name} ${votes}`).join(", ") })}</p></section>`}
+    ${checked.length > 0 && html`<${Attention} rows=${checked} />`}
     <p class="hint">${t("study.method")}</p>`;
 }

@@ -22,6 +22,8 @@ from kandinsky.weights.untrusted import shown
 log = logging.getLogger(__name__)
 TABLES = ("metadata.jsonl", "metadata.csv")
 NAMES = ("file_name", "file", "path", "video", "image")
+URL = "url"  # a column of addresses
+MARK = "://"  # what tells an address from a path
 LARGEST = 1 << 30  # bytes of a table
 Found = tuple[list[Example], list[Fault]]
 
@@ -82,6 +84,53 @@ def captions_in(values: Mapping[str, object], where: str) -> list[Caption]:
     return found
 
 
+def addresses_in(path: Path) -> tuple[dict[str, list[Caption]], list[Fault]]:
+    """The addresses that a list or table names, each with its captions, and what of it is none.
+
+    Args:
+        path: A `.txt` list, or a `.jsonl` or `.csv` table whose names stand in a column `url` or in one for files.
+
+    Returns:
+        Nothing of a list that names no addresses at all. In one that does, names of files are faults.
+
+    Raises:
+        RequestError: It cannot be read.
+    """
+    found: dict[str, list[Caption]] = {}
+    faults, others = list[Fault](), list[Fault]()
+    for line, name, values in _named(path):
+        where = f"data `{escaped(path.name)}`, line {line}"
+        try:
+            if isinstance(name, RequestError):
+                raise name
+            if MARK not in name:
+                others.append(
+                    Fault(shown(name), f"{where}: `{shown(name)}` is no address: give files a list of their own")
+                )
+                continue
+            known = found.setdefault(checked_name(name), [])
+            known += [one for one in captions_in(values, where) if one not in known]
+        except RequestError as error:
+            faults.append(Fault(f"line {line}", str(error) if where in str(error) else f"{where}: {error}"))
+    return (found, [*faults, *others]) if found else ({}, [])
+
+
+def _named(path: Path) -> Iterator[tuple[int, str | RequestError, Mapping[str, Any]]]:
+    """Lines of a list or table: their number, what they name, and the other columns."""
+    if path.suffix.lower() == ".txt":
+        for number, line in enumerate(_lines_of(path).split("\n"), 1):
+            if (name := line.strip()) and not name.startswith("#"):
+                yield number, name, {}
+        return
+    rows = _csv_rows if path.suffix.lower() == ".csv" else _json_rows
+    for number, values in rows(_lines_of(path), path):
+        if isinstance(values, RequestError):
+            yield number, values, {}
+            continue
+        given = next((values[one] for one in (URL, *NAMES) if values.get(one)), None)
+        yield number, given if isinstance(given, str) else RequestError("it names no file and no address"), values
+
+
 def _folder(folder: Path, needs_captions: bool) -> Found:
     try:
         there = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
@@ -135,7 +184,7 @@ def _table(path: Path, needs_captions: bool) -> Found:
         if isinstance(values, RequestError):
             faults.append(Fault(f"line {line}", str(values)))
             continue
-        column = next((name for name in NAMES if name in values), None)
+        column = next((name for name in (*NAMES, URL) if name in values), None)
         if column is None:
             faults.append(Fault(f"line {line}", f"{where} names no file: give it a column `file_name`"))
             continue
@@ -144,6 +193,7 @@ def _table(path: Path, needs_captions: bool) -> Found:
         try:
             if not isinstance(name, str):
                 raise RequestError(f"`{shown(name)}` is no file name")
+            _check_no_address(name)
             file = path.parent.joinpath(*relative_parts(checked_name(name)))
             texts = captions_in(values, where)
             if name in examples:  # several rows may give several captions
@@ -169,6 +219,7 @@ def _list(path: Path, needs_captions: bool) -> Found:
             continue
         where = f"data `{escaped(path.name)}`, line {number}"
         try:
+            _check_no_address(name)
             file = path.parent.joinpath(*relative_parts(checked_name(name)))
             texts = []
             if file.parent.is_dir():
@@ -183,6 +234,11 @@ def _list(path: Path, needs_captions: bool) -> Found:
     if not examples and not faults:
         raise RequestError(f"data `{escaped(path)}` names no files: write one a line")
     return list(examples.values()), faults
+
+
+def _check_no_address(name: str) -> None:
+    if MARK in name:
+        raise RequestError(f"`{shown(name)}` is an address, which `kandinsky data curate` fetches: name a file here")
 
 
 def _first(pair: tuple[tuple[str, str], Caption]) -> tuple[str, str]:
@@ -263,7 +319,7 @@ def _csv_rows(text: str, path: Path) -> Rows:
         header = [name.strip() for name in next(reader, [])]
     except csv.Error as error:
         raise RequestError(f"data `{escaped(path.name)}`, line 1: {error}") from error
-    if not set(NAMES) & set(header) or len(set(header)) < len(header):
+    if not {URL, *NAMES} & set(header) or len(set(header)) < len(header):
         raise RequestError(
             f"data `{escaped(path.name)}`: the first line must name the columns, each once, `file_name` among them"
         )

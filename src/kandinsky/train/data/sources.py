@@ -66,8 +66,8 @@ class Example:
 
     @property
     def ending(self) -> str:
-        """Of its name, in small letters."""
-        return Path(self.name).suffix.lower()
+        """Of its name, in small letters; of a file of its own that file's, since the name may be an address."""
+        return Path(self.name if self.offset is not None else self.path.name).suffix.lower()
 
     def digest(self) -> str:
         """A hash of its name, its captions, its size and a sample of its bytes.

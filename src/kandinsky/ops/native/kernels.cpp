@@ -1,0 +1,534 @@
+// Kernels for processors with AVX-512: attention, dense or over blocks of keys, and what stands between the products of
+// a transformer. Compiled on the machine where they run (see native/build.py), called through ctypes; no dependencies.
+//
+// Attention keeps 64 queries as lanes: scores lie as [key][query], so that maxima, sums and exponentials of the softmax
+// work lane by lane, a key that does not count is a row left out, and keys and values are broadcast from packed rows.
+// Scores of two blocks of keys and the packed queries stay in the first cache.
+//
+// Legend: B clips, S queries, L keys, N heads, K width of a head; all strides count numbers, not bytes.
+
+#include <immintrin.h>
+
+#include <atomic>
+#include <cmath>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <thread>
+#include <vector>
+
+namespace {
+
+constexpr int LANES = 16;           // numbers of a vector in float32
+constexpr int COLUMNS = 4;          // vectors of queries
+constexpr int TILE = 64;            // queries, and keys of a block
+constexpr int CHUNK = 2 * TILE;     // keys between two updates of the sums
+constexpr float LOWEST = -1e30f;
+constexpr float LOG2_E = 1.44269504088896341f;
+
+struct bf16 {
+    uint16_t bits;
+};
+
+struct Scratch {  // aligned memory that is freed with it
+    void* at;
+    explicit Scratch(size_t bytes) : at(std::aligned_alloc(64, (bytes + 63) / 64 * 64)) {}
+    ~Scratch() { std::free(at); }
+    Scratch(const Scratch&) = delete;
+    Scratch& operator=(const Scratch&) = delete;
+    template <class T> T* as() const { return static_cast<T*>(at); }
+};
+
+// -- numbers ----------------------------------------------------------------------------------------------------------
+
+inline __m512 load(const float* x) { return _mm512_loadu_ps(x); }
+inline __m512 load(const bf16* x) {
+    const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
+}
+inline void store(float* out, __m512 x) { _mm512_storeu_ps(out, x); }
+
+#ifdef __AVX512BF16__
+inline __m512i rounded(__m512 low, __m512 high) {  // 32 numbers, `low` first; nearest, ties to even
+    return (__m512i)_mm512_cvtne2ps_pbh(high, low);
+}
+inline void store(bf16* out, __m512 x) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), (__m256i)_mm512_cvtneps_pbh(x));
+}
+#else
+inline __m256i rounded_half(__m512 x) {
+    const __m512i bits = _mm512_castps_si512(x);
+    const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    const __m512i up = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+    const __mmask16 is_nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
+    const __m512i kept = _mm512_mask_mov_epi32(up, is_nan, _mm512_set1_epi32(0x7fc00000));
+    return _mm512_cvtepi32_epi16(_mm512_srli_epi32(kept, 16));
+}
+inline void store(bf16* out, __m512 x) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), rounded_half(x)); }
+#endif
+
+// 2^x for x <= 0 or near it; what is below 2^-126 becomes that
+template <bool FINE> inline __m512 power_of_two(__m512 x) {
+    x = _mm512_max_ps(x, _mm512_set1_ps(-126.0f));
+    const __m512 whole = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    const __m512 f = _mm512_sub_ps(x, whole);
+    __m512 y;
+    if (FINE) {
+        y = _mm512_set1_ps(0.00015353303751908243f);
+        y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(0.0013398875016719103f));
+        y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(0.009618437848985195f));
+        y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(0.055503323674201965f));
+        y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(0.24022647738456726f));
+        y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(0.6931471824645996f));
+    } else {
+        y = _mm512_set1_ps(0.009582786820828915f);
+        y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(0.05590641871094704f));
+        y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(0.24024100601673126f));
+        y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(0.6931241750717163f));
+    }
+    y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(1.0f));
+    return _mm512_scalef_ps(y, whole);
+}
+
+// rows <-> columns of 16 by 16 numbers of 32 bits
+inline void transpose(__m512i r[LANES]) {
+    __m512i t[LANES];
+    for (int i = 0; i < LANES; i += 2) {
+        t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
+        t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
+    }
+    for (int i = 0; i < LANES; i += 4) {
+        r[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
+        r[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
+        r[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
+        r[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
+    }
+    for (int i = 0; i < 4; ++i) {
+        t[i] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0x88);
+        t[i + 4] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0xdd);
+        t[i + 8] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0x88);
+        t[i + 12] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0xdd);
+    }
+    for (int i = 0; i < 4; ++i) {
+        r[i] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0x88);
+        r[i + 8] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd);
+        r[i + 4] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0x88);
+        r[i + 12] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0xdd);
+    }
+}
+
+// -- products ---------------------------------------------------------------------------------------------------------
+// A *unit* has 32 bits: one number in float32, or two neighbours of the sum in bfloat16.
+
+template <class M> struct Product;
+template <> struct Product<float> {
+    static constexpr int PER_UNIT = 1;
+    static __m512 add(__m512 sum, __m512i lanes, __m512i one) {
+        return _mm512_fmadd_ps(_mm512_castsi512_ps(lanes), _mm512_castsi512_ps(one), sum);
+    }
+};
+#ifdef __AVX512BF16__
+template <> struct Product<bf16> {
+    static constexpr int PER_UNIT = 2;
+    static __m512 add(__m512 sum, __m512i lanes, __m512i one) {
+        return _mm512_dpbf16_ps(sum, (__m512bh)lanes, (__m512bh)one);
+    }
+};
+#endif
+
+struct Part {               // a stretch of a sum
+    const uint32_t* lanes;  // [steps][TILE]
+    const uint32_t* rows;   // one unit a row and step
+    int steps;
+};
+
+// out[r][64] = (keep ? out · keep : 0) + sum over steps of rows · lanes
+template <class M, int R>
+inline void tile(const Part* parts, int count, long row, long step, float* out, const float* keep) {
+    __m512 sums[R][COLUMNS];
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+        for (int c = 0; c < COLUMNS; ++c)
+            sums[r][c] = keep ? _mm512_mul_ps(load(out + r * TILE + c * LANES), load(keep + c * LANES))
+                              : _mm512_setzero_ps();
+    for (int part = 0; part < count; ++part) {
+        const uint32_t* lanes = parts[part].lanes;
+        const uint32_t* rows = parts[part].rows;
+        for (int at = 0; at < parts[part].steps; ++at, lanes += TILE, rows += step) {
+            __m512i column[COLUMNS];
+#pragma GCC unroll 4
+            for (int c = 0; c < COLUMNS; ++c) column[c] = _mm512_loadu_si512(lanes + c * LANES);
+#pragma GCC unroll 8
+            for (int r = 0; r < R; ++r) {
+                const __m512i one = _mm512_set1_epi32(static_cast<int>(rows[r * row]));
+#pragma GCC unroll 4
+                for (int c = 0; c < COLUMNS; ++c) sums[r][c] = Product<M>::add(sums[r][c], column[c], one);
+            }
+        }
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+        for (int c = 0; c < COLUMNS; ++c) store(out + r * TILE + c * LANES, sums[r][c]);
+}
+
+template <class M>
+void tiles(Part* parts, int count, int rows, long row, long step, float* out, const float* keep) {
+    constexpr int MOST = 6;  // 24 sums, 4 columns and a row fit the 32 registers
+    for (int done = 0; done < rows;) {
+        const int now = rows - done < MOST ? rows - done : MOST;
+        switch (now) {
+            case 1: tile<M, 1>(parts, count, row, step, out, keep); break;
+            case 2: tile<M, 2>(parts, count, row, step, out, keep); break;
+            case 3: tile<M, 3>(parts, count, row, step, out, keep); break;
+            case 4: tile<M, 4>(parts, count, row, step, out, keep); break;
+            case 5: tile<M, 5>(parts, count, row, step, out, keep); break;
+            default: tile<M, 6>(parts, count, row, step, out, keep);
+        }
+        for (int part = 0; part < count; ++part) parts[part].rows += now * row;
+        done += now;
+        out += now * TILE;
+    }
+}
+
+// -- packing ----------------------------------------------------------------------------------------------------------
+
+template <class M> void pack_row(const M* from, int width, M* to) { std::memcpy(to, from, width * sizeof(M)); }
+inline void pack_row(const bf16* from, int width, float* to) {
+    for (int i = 0; i < width; i += LANES) store(to + i, load(from + i));
+}
+
+// values [keys][width] as [unit of keys][width], what is missing of the last unit as zeros
+template <class T>
+void pack_values(const T* const* rows, int count, int width, float* to) {
+    for (int i = 0; i < count; ++i) pack_row(rows[i], width, to + static_cast<long>(i) * width);
+}
+#ifdef __AVX512BF16__
+inline void pack_values(const bf16* const* rows, int count, int width, bf16* to) {
+    for (int i = 0; i < count; i += 2, to += 2 * width)
+        for (int c = 0; c < width; c += LANES) {
+            const auto half = [&](int row) {
+                if (row >= count) return _mm512_setzero_si512();
+                return _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(rows[row] + c)));
+            };
+            _mm512_storeu_si512(to + 2 * c, _mm512_or_si512(half(i), _mm512_slli_epi32(half(i + 1), 16)));
+        }
+}
+#endif
+
+inline __m512i units_as(const bf16* from, float) { return _mm512_castps_si512(load(from)); }
+inline __m512i units_as(const float* from, float) { return _mm512_loadu_si512(from); }
+inline __m512i units_as(const bf16* from, bf16) { return _mm512_loadu_si512(from); }
+
+// up to 64 queries as [unit of the width][64], what is missing as zeros
+template <class T, class M>
+void pack_queries(const T* from, long stride, int count, int width, uint32_t* to) {
+    constexpr int PER_UNIT = Product<M>::PER_UNIT;
+    for (int c = 0; c < COLUMNS; ++c)
+        for (int u = 0; u < width / PER_UNIT; u += LANES) {
+            __m512i square[LANES];
+            for (int i = 0; i < LANES; ++i) {
+                const int query = c * LANES + i;
+                square[i] = query < count ? units_as(from + query * stride + u * PER_UNIT, M{}) : _mm512_setzero_si512();
+            }
+            transpose(square);
+            for (int i = 0; i < LANES; ++i) _mm512_storeu_si512(to + (u + i) * TILE + c * LANES, square[i]);
+        }
+}
+
+// -- attention --------------------------------------------------------------------------------------------------------
+
+struct Attention {
+    const void *q, *k, *v;
+    void* out;               // [B, S, N, K], nothing between
+    const uint8_t* counted;  // [B, L]: whether a key counts; null: all do
+    const int64_t* firsts;   // [B·N·Q + 1]: where the kept blocks of keys of a block of queries begin in `kept`; null: dense
+    const int32_t* kept;     // numbers of blocks of keys
+    const int32_t* counts;   // keys of each block that count, the first ones; null: all do
+    int64_t q_strides[3], k_strides[3], v_strides[3];  // of clips, tokens, heads
+    int64_t B, S, L, N, K;
+    int64_t size;            // tokens of a block, a multiple of TILE
+    int64_t threads;
+    float scale;
+};
+
+// scores [keys][64] to weights, in place, as [unit of keys][64]; updates the largest and the sum of each query
+template <class M>
+inline void softmax(float* scores, int keys, float scale, float* largest, float* total, float* keep) {
+    __m512 top[COLUMNS], before[COLUMNS];
+    const __m512 factor = _mm512_set1_ps(scale);
+    for (int c = 0; c < COLUMNS; ++c) top[c] = _mm512_set1_ps(LOWEST);
+    for (int i = 0; i < keys; ++i)
+#pragma GCC unroll 4
+        for (int c = 0; c < COLUMNS; ++c) top[c] = _mm512_max_ps(top[c], load(scores + i * TILE + c * LANES));
+    __m512 sum[COLUMNS];
+    for (int c = 0; c < COLUMNS; ++c) {
+        before[c] = load(largest + c * LANES);
+        top[c] = _mm512_max_ps(before[c], _mm512_mul_ps(top[c], factor));
+        store(largest + c * LANES, top[c]);
+        const __m512 share = power_of_two<true>(_mm512_sub_ps(before[c], top[c]));
+        store(keep + c * LANES, share);
+        sum[c] = _mm512_mul_ps(load(total + c * LANES), share);
+    }
+    constexpr bool FINE = Product<M>::PER_UNIT == 1;
+    if constexpr (FINE) {
+        for (int i = 0; i < keys; ++i)
+#pragma GCC unroll 4
+            for (int c = 0; c < COLUMNS; ++c) {
+                float* at = scores + i * TILE + c * LANES;
+                const __m512 y = power_of_two<FINE>(_mm512_fmsub_ps(load(at), factor, top[c]));
+                sum[c] = _mm512_add_ps(sum[c], y);
+                store(at, y);
+            }
+    } else {
+#ifdef __AVX512BF16__
+        const __m512i pairs = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22,
+                                               6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+        for (int i = 0; i < keys; i += 2)
+#pragma GCC unroll 4
+            for (int c = 0; c < COLUMNS; ++c) {
+                const float* at = scores + i * TILE + c * LANES;
+                const __m512 y = power_of_two<FINE>(_mm512_fmsub_ps(load(at), factor, top[c]));
+                const __m512 z = power_of_two<FINE>(_mm512_fmsub_ps(load(at + TILE), factor, top[c]));
+                sum[c] = _mm512_add_ps(sum[c], _mm512_add_ps(y, z));
+                _mm512_storeu_si512(scores + i / 2 * TILE + c * LANES, _mm512_permutexvar_epi16(pairs, rounded(y, z)));
+            }
+#endif
+    }
+    for (int c = 0; c < COLUMNS; ++c) store(total + c * LANES, sum[c]);
+}
+
+template <class T, class M> class Head {
+    static constexpr int PER_UNIT = Product<M>::PER_UNIT;
+    const Attention& work_;
+    const int K_, units_;
+    const long tiles_;  // of keys
+    Scratch keys_, values_, queries_, scores_, sums_;
+    std::vector<int> counts_;
+
+  public:
+    explicit Head(const Attention& work)
+        : work_(work), K_(static_cast<int>(work.K)), units_(K_ / PER_UNIT), tiles_((work.L + TILE - 1) / TILE),
+          keys_(tiles_ * TILE * units_ * 4), values_(tiles_ * TILE / PER_UNIT * K_ * 4), queries_(units_ * TILE * 4),
+          scores_(CHUNK * TILE * 4), sums_(K_ * TILE * 4), counts_(tiles_) {}
+
+    void take(long b, long n) {
+        const T* k = static_cast<const T*>(work_.k) + b * work_.k_strides[0] + n * work_.k_strides[2];
+        const T* v = static_cast<const T*>(work_.v) + b * work_.v_strides[0] + n * work_.v_strides[2];
+        const uint8_t* counted = work_.counted ? work_.counted + b * work_.L : nullptr;
+        long next = 0;
+        for (long t = 0; t < tiles_; ++t) {
+            const T* rows[TILE];
+            int count = 0;
+            long end = work_.L;
+            if (work_.firsts) {  // blocks keep their places
+                next = t * TILE;
+                const long block = next / work_.size, inside = next % work_.size;
+                const long real = (work_.counts ? work_.counts[block] : work_.size) - inside;
+                end = next + (real < 0 ? 0 : real < TILE ? real : TILE);
+                if (end > work_.L) end = work_.L;
+            }
+            M* keys = keys_.as<M>() + t * TILE * K_;
+            for (; next < end && count < TILE; ++next) {
+                if (counted && !counted[next]) continue;
+                pack_row(k + next * work_.k_strides[1], K_, keys + static_cast<long>(count) * K_);
+                rows[count++] = v + next * work_.v_strides[1];
+            }
+            pack_values(rows, count, K_, values_.as<M>() + t * TILE * K_);
+            counts_[t] = count;
+        }
+    }
+
+    void attend(long b, long n, long first) {  // queries from `first` on, TILE at most
+        const int count = static_cast<int>(work_.S - first < TILE ? work_.S - first : TILE);
+        const T* q = static_cast<const T*>(work_.q) + b * work_.q_strides[0] + n * work_.q_strides[2];
+        uint32_t* queries = queries_.as<uint32_t>();
+        pack_queries<T, M>(q + first * work_.q_strides[1], work_.q_strides[1], count, K_, queries);
+        alignas(64) float largest[TILE], total[TILE], keep[TILE];
+        for (int i = 0; i < TILE; ++i) largest[i] = LOWEST, total[i] = 0.0f;
+        float *scores = scores_.as<float>(), *sums = sums_.as<float>();
+        std::memset(sums, 0, K_ * TILE * sizeof(float));
+        const float scale = work_.scale * LOG2_E;
+
+        Part parts[2];
+        int held = 0, filled = 0;
+        const auto finish = [&] {
+            if (!held) return;
+            softmax<M>(scores, filled, scale, largest, total, keep);
+            tiles<M>(parts, held, K_, 1, K_, sums, keep);
+            held = filled = 0;
+        };
+        const auto see = [&](long t) {
+            const int keys = counts_[t];
+            if (!keys) return;
+            float* out = scores + filled * TILE;
+            Part part{queries, keys_.as<uint32_t>() + t * TILE * units_, units_};
+            tiles<M>(&part, 1, keys, units_, 1, out, nullptr);
+            int rows = keys;
+            for (; rows % PER_UNIT; ++rows)
+                for (int c = 0; c < TILE; ++c) out[rows * TILE + c] = LOWEST;
+            parts[held++] = {reinterpret_cast<const uint32_t*>(scores) + filled / PER_UNIT * TILE,
+                             values_.as<uint32_t>() + t * (TILE / PER_UNIT) * K_, rows / PER_UNIT};
+            filled += rows;
+            if (held == 2) finish();
+        };
+        if (!work_.firsts) {
+            for (long t = 0; t < tiles_; ++t) see(t);
+        } else {
+            const long blocks = work_.S / work_.size, each = work_.size / TILE;
+            const int64_t* firsts = work_.firsts + (b * work_.N + n) * blocks + first / work_.size;
+            for (int64_t at = firsts[0]; at < firsts[1]; ++at)
+                for (long t = 0; t < each; ++t) see(work_.kept[at] * each + t);
+        }
+        finish();
+
+        T* out = static_cast<T*>(work_.out) + ((b * work_.S + first) * work_.N + n) * K_;
+        for (int c = 0; c < COLUMNS && c * LANES < count; ++c) {
+            const __m512 of = load(total + c * LANES);
+            const __mmask16 some = _mm512_cmp_ps_mask(of, _mm512_setzero_ps(), _CMP_GT_OQ);
+            const __m512 share = _mm512_maskz_div_ps(some, _mm512_set1_ps(1.0f), of);
+            for (int k = 0; k < K_; k += LANES) {
+                __m512i square[LANES];
+                for (int i = 0; i < LANES; ++i)
+                    square[i] = _mm512_castps_si512(_mm512_mul_ps(load(sums + (k + i) * TILE + c * LANES), share));
+                transpose(square);
+                for (int i = 0; i < LANES && c * LANES + i < count; ++i)
+                    store(out + (c * LANES + i) * work_.N * K_ + k, _mm512_castsi512_ps(square[i]));
+            }
+        }
+    }
+};
+
+template <class T, class M> void attend(const Attention& work) {
+    const long heads = work.B * work.N, tiles = (work.S + TILE - 1) / TILE;
+    long workers = work.threads < 1 ? 1 : work.threads;
+    // few heads are cut, so that every thread has several pieces of work; a piece packs its head's keys itself
+    const long pieces = workers == 1 || heads >= 4 * workers ? 1 : (4 * workers + heads - 1) / heads;
+    const long step = (tiles + pieces - 1) / pieces;
+    if (workers > heads * pieces) workers = heads * pieces;
+    std::atomic<long> next{0};
+    const auto run = [&] {
+        Head<T, M> head(work);
+        for (long at; (at = next.fetch_add(1)) < heads * pieces;) {
+            const long b = at / pieces / work.N, n = at / pieces % work.N, from = at % pieces * step;
+            if (from >= tiles) continue;
+            head.take(b, n);
+            for (long t = from; t < from + step && t < tiles; ++t) head.attend(b, n, t * TILE);
+        }
+    };
+    std::vector<std::thread> others;
+    for (long i = 1; i < workers; ++i) others.emplace_back(run);
+    run();
+    for (auto& other : others) other.join();
+}
+
+// -- between the products ---------------------------------------------------------------------------------------------
+
+// calls work(first row, rows) for stretches of the rows, as many as there are threads and as are worth one
+template <class Do> void in_stretches(long rows, long numbers_of_row, long threads, const Do& work) {
+    constexpr long LEAST = 1 << 17;  // numbers of a thread
+    long count = rows * numbers_of_row / LEAST;
+    count = count < 1 ? 1 : count < threads ? count : threads;
+    const long each = (rows + count - 1) / count;
+    std::vector<std::thread> others;
+    for (long first = each; first < rows; first += each)
+        others.emplace_back([&work, first, each, rows] { work(first, first + each < rows ? each : rows - first); });
+    work(0, each < rows ? each : rows);
+    for (auto& other : others) other.join();
+}
+
+inline float sum_of(__m512 x) { return _mm512_reduce_add_ps(x); }
+
+// RMSNorm of each head and its turn, in place; table [positions][K] holds cosine and sine of each pair, or is null
+template <class T>
+void normed_heads(T* x, const float* weight, const float* table, long tokens, long heads, long K, float eps) {
+    for (long s = 0; s < tokens; ++s)
+        for (long n = 0; n < heads; ++n, x += K) {
+            __m512 squares = _mm512_setzero_ps();
+            for (long k = 0; k < K; k += LANES) {
+                const __m512 y = load(x + k);
+                squares = _mm512_fmadd_ps(y, y, squares);
+            }
+            const __m512 share = _mm512_set1_ps(1.0f / std::sqrt(sum_of(squares) / static_cast<float>(K) + eps));
+            for (long k = 0; k < K; k += LANES) {
+                __m512 y = _mm512_mul_ps(_mm512_mul_ps(load(x + k), share), load(weight + k));
+                if (table) {
+                    const __m512 turn = load(table + s * K + k);
+                    const __m512 other = _mm512_mul_ps(_mm512_permute_ps(y, 0xb1), _mm512_movehdup_ps(turn));
+                    y = _mm512_fmaddsub_ps(y, _mm512_moveldup_ps(turn), other);
+                }
+                store(x + k, y);
+            }
+        }
+}
+
+// out = LayerNorm(x)·scale + shift
+template <class T>
+void modulated(const T* x, const float* scale, const float* shift, T* out, long rows, long D, float eps) {
+    for (long s = 0; s < rows; ++s, x += D, out += D) {
+        __m512 sum = _mm512_setzero_ps(), squares = _mm512_setzero_ps();
+        for (long d = 0; d < D; d += LANES) sum = _mm512_add_ps(sum, load(x + d));
+        const __m512 mean = _mm512_set1_ps(sum_of(sum) / static_cast<float>(D));
+        for (long d = 0; d < D; d += LANES) {
+            const __m512 y = _mm512_sub_ps(load(x + d), mean);
+            squares = _mm512_fmadd_ps(y, y, squares);
+        }
+        const __m512 share = _mm512_set1_ps(1.0f / std::sqrt(sum_of(squares) / static_cast<float>(D) + eps));
+        for (long d = 0; d < D; d += LANES) {
+            const __m512 y = _mm512_mul_ps(_mm512_sub_ps(load(x + d), mean), share);
+            store(out + d, _mm512_fmadd_ps(y, load(scale + d), load(shift + d)));
+        }
+    }
+}
+
+// update = x + gate·update
+template <class T> void gated(const T* x, const float* gate, T* update, long rows, long D) {
+    for (long s = 0; s < rows; ++s, x += D, update += D)
+        for (long d = 0; d < D; d += LANES) store(update + d, _mm512_fmadd_ps(load(gate + d), load(update + d), load(x + d)));
+}
+
+}  // namespace
+
+extern "C" {
+
+int kandinsky_version() { return 1; }
+
+int kandinsky_attention(const Attention* work, int is_bfloat16) {
+    if (!is_bfloat16) attend<float, float>(*work);
+#ifdef __AVX512BF16__
+    else attend<bf16, bf16>(*work);
+#else
+    else attend<bf16, float>(*work);
+#endif
+    return 0;
+}
+
+void kandinsky_normed_heads(void* x, const float* weight, const float* table, long tokens, long heads, long K, float eps,
+                            int is_bfloat16, long threads) {
+    in_stretches(tokens, heads * K, threads, [=](long first, long rows) {
+        const float* turns = table ? table + first * K : nullptr;
+        if (is_bfloat16) normed_heads(static_cast<bf16*>(x) + first * heads * K, weight, turns, rows, heads, K, eps);
+        else normed_heads(static_cast<float*>(x) + first * heads * K, weight, turns, rows, heads, K, eps);
+    });
+}
+
+void kandinsky_modulated(const void* x, const float* scale, const float* shift, void* out, long rows, long D, float eps,
+                         int is_bfloat16, long threads) {
+    in_stretches(rows, D, threads, [=](long first, long count) {
+        const long at = first * D;
+        if (is_bfloat16)
+            modulated(static_cast<const bf16*>(x) + at, scale, shift, static_cast<bf16*>(out) + at, count, D, eps);
+        else modulated(static_cast<const float*>(x) + at, scale, shift, static_cast<float*>(out) + at, count, D, eps);
+    });
+}
+
+void kandinsky_gated(const void* x, const float* gate, void* update, long rows, long D, int is_bfloat16, long threads) {
+    in_stretches(rows, D, threads, [=](long first, long count) {
+        const long at = first * D;
+        if (is_bfloat16) gated(static_cast<const bf16*>(x) + at, gate, static_cast<bf16*>(update) + at, count, D);
+        else gated(static_cast<const float*>(x) + at, gate, static_cast<float*>(update) + at, count, D);
+    });
+}
+}

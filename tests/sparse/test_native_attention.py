@@ -1,0 +1,160 @@
+"""Our own attention kernel against the definition: dense, masked keys, blocks, both types; and what falls back."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from kandinsky.ops import attention as attention_module
+from kandinsky.ops.attention import attention, backends
+from kandinsky.ops.block_sparse import BlockMask
+from kandinsky.ops.native import attention as native
+from kandinsky.ops.native import library
+
+needed = pytest.mark.skipif(library.missing() is not None, reason=f"no kernels: {library.missing()}")
+CLOSE = {torch.float32: 3e-6, torch.bfloat16: 4e-3}
+
+
+@pytest.fixture(autouse=True)
+def without_gradients() -> Iterator[None]:
+    with torch.no_grad():
+        yield
+
+
+def made(dtype: torch.dtype, B: int, S: int, L: int, N: int, K: int) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(S + L)
+    q, k, v = (torch.randn(B, length, N, K, generator=generator).to(dtype) for length in (S, L, L))
+    return q, k, v
+
+
+def distance(found: Tensor, wanted: Tensor) -> float:
+    return float((found.double() - wanted.double()).norm() / wanted.double().norm())
+
+
+@needed
+@pytest.mark.parametrize("dtype", CLOSE)
+@pytest.mark.parametrize(
+    ("B", "S", "L", "N", "K"), [(1, 64, 64, 1, 64), (2, 100, 77, 3, 64), (1, 333, 259, 2, 32), (1, 65, 130, 2, 128)]
+)
+def test_dense_is_the_definition(dtype: torch.dtype, B: int, S: int, L: int, N: int, K: int) -> None:
+    q, k, v = made(dtype, B, S, L, N, K)
+    assert distance(native.dense(q, k, v, None), attention(q, k, v, backend="plain")) < CLOSE[dtype]
+
+
+@needed
+@pytest.mark.parametrize("dtype", CLOSE)
+def test_keys_that_do_not_count_are_left_out(dtype: torch.dtype) -> None:
+    q, k, v = made(dtype, 2, 90, 200, 2, 64)
+    mask = torch.rand(2, 200, generator=torch.Generator().manual_seed(0)) < 0.3
+    mask[:, 0] = True
+    poisoned = torch.where(mask[:, :, None, None], k, torch.nan), torch.where(mask[:, :, None, None], v, torch.nan)
+    found = attention(q, *poisoned, mask=mask, backend="native")
+    assert distance(found, attention(q, k, v, mask=mask, backend="plain")) < CLOSE[dtype]
+
+
+@needed
+@pytest.mark.parametrize("dtype", CLOSE)
+@pytest.mark.parametrize("is_padded", [False, True])
+@pytest.mark.parametrize("size", [64, 128])
+def test_blocks_are_those_of_the_mask(dtype: torch.dtype, is_padded: bool, size: int) -> None:
+    B, N, Q = 2, 2, 5
+    q, k, v = made(dtype, B, Q * size, Q * size, N, 64)
+    generator = torch.Generator().manual_seed(1)
+    kept = torch.rand(B, N, Q, Q, generator=generator) < 0.5
+    kept |= torch.eye(Q, dtype=torch.bool)
+    counts = torch.tensor([size, 1, size, size - 7, 33]) if is_padded else None
+    mask = BlockMask(kept, size, counts)
+    found = attention(q, k, v, blocks=mask, backend="native")
+    assert distance(found, attention(q, k, v, blocks=mask, backend="plain")) < CLOSE[dtype]
+
+
+@needed
+def test_large_scores_and_far_keys_are_exact() -> None:
+    """The largest score moves between stretches of keys by far more than the range of an exponential."""
+    q, k, v = made(torch.float32, 1, 64, 512, 1, 64)
+    k *= torch.linspace(0.1, 60, 512)[None, :, None, None]
+    assert distance(native.dense(q, k, v, None), attention(q, k, v, backend="plain")) < 1e-5
+    assert native.dense(q, k, v, None).isfinite().all()
+
+
+@needed
+def test_no_key_at_all_gives_zeros() -> None:
+    q, k, v = made(torch.float32, 1, 64, 64, 1, 64)
+    assert not native.dense(q, k, v, torch.zeros(1, 1, 1, 64, dtype=torch.bool)).any()
+
+
+@needed
+def test_strides_and_threads_change_nothing() -> None:
+    q, k, v = made(torch.bfloat16, 2, 300, 300, 2, 64)
+    wanted = native.dense(q, k, v, None)
+    turned = [x.transpose(1, 2).contiguous().transpose(1, 2) for x in (q, k, v)]
+    assert torch.equal(native.dense(*turned, None), wanted)  # type: ignore[call-arg]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        assert torch.equal(native.dense(q, k, v, None), wanted)
+    finally:
+        torch.set_num_threads(threads)
+
+
+@needed
+def test_auto_takes_it_for_much_work_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = []
+    real = native.dense
+
+    def spy(*given: Tensor) -> Tensor:
+        taken.append(given[0].shape[1])
+        return real(*given)
+
+    monkeypatch.setitem(attention_module._BACKENDS, "native", attention_module.Backend(spy))
+    attention(*made(torch.float32, 1, 255, 256, 1, 64))
+    attention(*made(torch.float32, 1, 512, 512, 1, 24))
+    every = torch.ones(1, 1, 256, 256, dtype=torch.bool)
+    attention(*made(torch.float32, 1, 256, 256, 1, 64), mask=every)
+    assert not taken
+    attention(*made(torch.float32, 1, 256, 256, 1, 64))
+    assert taken == [256]
+
+
+def test_what_it_cannot_do_is_done_by_another_and_said(caplog: pytest.LogCaptureFixture) -> None:
+    if "native" not in backends("cpu"):
+        pytest.skip("no kernels here")
+    attention_module._instead.cache_clear()
+    q, k, v = made(torch.float32, 1, 64, 64, 1, 64)
+    with caplog.at_level(logging.INFO), torch.enable_grad():
+        found = attention(q.requires_grad_(), k, v, backend="native")
+        found.sum().backward()
+        attention(q, k, v, backend="native")
+    assert q.grad is not None
+    assert [record.message for record in caplog.records if "`sdpa` does" in record.message] == [caplog.messages[0]]
+
+
+def test_without_a_compiler_pytorch_computes(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(library, "_compiler", lambda: None)
+    monkeypatch.delenv(library.SWITCH, raising=False)
+    library._found.cache_clear()
+    try:
+        with caplog.at_level(logging.INFO):
+            q, k, v = made(torch.float32, 1, 300, 300, 1, 64)
+            found = attention(q, k, v)
+        assert library.missing()
+        assert "native" not in backends("cpu")
+        assert sum("PyTorch's own kernels" in message for message in caplog.messages) == 1
+        assert torch.equal(found, attention(q, k, v, backend="sdpa"))
+    finally:
+        library._found.cache_clear()
+
+
+def test_a_library_with_wrong_numbers_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    if library.missing() is not None:
+        pytest.skip("no kernels here")
+    library._found.cache_clear()
+    monkeypatch.setattr(library, "attend", lambda made, q, k, v: torch.zeros_like(q))
+    try:
+        assert "wrong" in str(library.missing())
+    finally:
+        library._found.cache_clear()
