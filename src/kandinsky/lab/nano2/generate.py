@@ -26,7 +26,7 @@ from kandinsky.families.nano.scene_encoder import said_beside_image
 from kandinsky.families.nano.scene_words import said_of
 from kandinsky.lab.nano2.catalogue import catalogue
 from kandinsky.lab.nano2.judge import Trained
-from kandinsky.lab.nano2.memorise import SIDE
+from kandinsky.lab.nano2.memorise import SIDE, STEPS
 from kandinsky.lab.nano2.reader import read, reader
 
 
@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("prompt")
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--image", type=Path)
-    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("-o", "--output", type=Path, required=True, help="GIF")
     options = parser.parse_args()
     understood = read(options.prompt)

@@ -31,7 +31,7 @@ from kandinsky.lab.nano2.catalogue import Sources, catalogue
 from kandinsky.lab.nano2.compose import render
 from kandinsky.lab.nano2.fidelity import Clip, fidelity, jumps
 from kandinsky.lab.nano2.measure import fixed_prompts, strips
-from kandinsky.lab.nano2.memorise import SceneDenoiser, network_params, sample
+from kandinsky.lab.nano2.memorise import STEPS, SceneDenoiser, network_params, sample
 from kandinsky.lab.nano2.portraits import PortraitMemory, Portraits
 from kandinsky.lab.nano2.reader import read
 
@@ -113,7 +113,7 @@ class Trained:
         said: Sequence[Said],
         places: Sequence[Scene | None],
         *,
-        steps: int = 8,
+        steps: int = STEPS,
         images: Sequence[Tensor] | None = None,
         batch: int = 12,
     ) -> list[Clip]:
@@ -148,12 +148,12 @@ def judge(trained: Trained, sources: Sources, out: Path, *, count: int = 48) -> 
         real = [to_pixels(render(scene, sources)[None])[0] for scene in scenes]
         labels = [" + ".join(catalogue()[s.concept or 0].en for s in scene.subjects) for scene in scenes]
         said = [said_of(scene, still=False) for scene in scenes]
-        for steps in (8, 4, 2, 1) if name == "plain" else (8,):
+        for steps in (STEPS, 2, 4, 8) if name == "plain" else (STEPS,):
             made = trained.make(said, scenes, steps=steps)
-            figures = fidelity(made, real, labels, round_trip=trained.round_trip if steps == 8 else None)
+            figures = fidelity(made, real, labels, round_trip=trained.round_trip if steps == STEPS else None)
             result["groups"][f"{name}, {steps} steps"] = asdict(figures)
             logging.info("%s, %d steps: %.2f dB", name, steps, figures.psnr_db)
-            if steps == 8:
+            if steps == STEPS:
                 strips(made[:24], real[:24]).save(out / f"{name.replace(' ', '_')}.png")
         write()
     scenes = groups["plain"][::2]

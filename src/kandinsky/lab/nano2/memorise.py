@@ -35,6 +35,8 @@ from kandinsky.train.muon import BLOCK
 
 SIDE, FRAMES, LATENT_FRAMES = 192, 25, 4
 ROPE_SCALE = (0.25, 0.25, 0.25)
+STEPS = 1
+"""Of the release: a scene has one right clip, and further steps add to its errors."""
 AHEAD = 512
 """Clips that another process may have drawn beyond the newest one that was asked for."""
 

@@ -2,7 +2,9 @@
 
     python -m kandinsky.lab.nano2.train --data FOLDER --out runs/nano2/denoiser [--copy FOLDER] [--minutes 60]
     python -m kandinsky.lab.nano2.train --data FOLDER --out runs/nano2/cool --start runs/nano2/denoiser/checkpoint.pt \
-        --cooldown 6000
+        --cooldown 1500
+    python -m kandinsky.lab.nano2.train --data FOLDER --out runs/nano2/finish --start runs/nano2/cool/checkpoint.pt \
+        --finish 1250
 
 The first fits the linear encoder where ``linear.safetensors`` is missing beside ``--out``, then trains, goes on from
 the last checkpoint whenever it is started again, and measures itself at every checkpoint (``eval.jsonl``,
@@ -18,6 +20,7 @@ import math
 import signal
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +39,10 @@ from kandinsky.lab.nano2.memorise import KeptScenes, Mix, SceneObjective, networ
 from kandinsky.lab.nano2.portraits import Portraits
 from kandinsky.lab.nano2.scenes import draw_scene
 from kandinsky.train.steady import Steady, run_steadily
+
+FINISH = Steady(muon=6e-4, plain=3e-4, rows=1.2e-3)
+FINISHED = {"shift": 12.0, "drop_all": 0.04, "drop_role": 0.06, "drop_places": 0.06, "still_share": 0.05}
+"""A run's end, for a model of one step: rates to begin with, and what differs of what is trained on."""
 
 SEEN = 24
 """Clips of the small measure at every checkpoint."""
@@ -174,6 +181,9 @@ def main() -> None:
     parser.add_argument("--start", type=Path, help="checkpoint to go on from where --out has none")
     parser.add_argument("--minutes", type=float)
     parser.add_argument("--cooldown", type=int, help="let the rates fall to zero over so many steps")
+    parser.add_argument(
+        "--finish", type=int, help="as --cooldown, at lower rates, with nearly all times at the noise and little unsaid"
+    )
     parser.add_argument("--still-steps", type=int, default=Mix().still_steps)
     parser.add_argument(
         "--ahead", action="store_true", help="only draw and encode what a run beside this one needs next"
@@ -187,18 +197,20 @@ def main() -> None:
         sources = Sources(options.data)
         linear = fit_linear(sources, options.out.parent / "linear.safetensors")
         KeptScenes(sources, linear, Mix(still_steps=options.still_steps), kept=options.out / "latents").draw_ahead()
-    settings = Steady()
-    if options.cooldown:
+    settings, mix = Steady(), Mix(still_steps=options.still_steps)
+    if options.finish:
+        settings, mix = FINISH, replace(mix, **FINISHED)
+    if steps := options.finish or options.cooldown:
         found = options.out / "checkpoint.pt"
-        first = json.loads((options.out / "settings.json").read_text())["cooldown"][0] if found.exists() else None
-        if first is None:
-            state = torch.load(options.start, weights_only=True, mmap=True)
-            first = int(state["step"])
-        settings = Steady(cooldown=(first, options.cooldown))
+        if found.exists():
+            first = json.loads((options.out / "settings.json").read_text())["cooldown"][0]
+        else:
+            first = int(torch.load(options.start, weights_only=True, mmap=True)["step"])
+        settings = replace(settings, cooldown=(first, steps))
     train(
         options.data,
         options.out,
-        mix=Mix(still_steps=options.still_steps),
+        mix=mix,
         settings=settings,
         copies=tuple(options.copy),
         start=options.start,
