@@ -42,7 +42,13 @@ from kandinsky.lab.nano2.scenes import draw_scene
 from kandinsky.train.steady import Steady, run_steadily
 
 FINISH = Steady(muon=6e-4, plain=3e-4, rows=1.2e-3)
-FINISHED: dict[str, Any] = {"shift": 12.0, "drop_all": 0.04, "drop_role": 0.06, "drop_places": 0.06, "still_share": 0.05}
+FINISHED: dict[str, Any] = {
+    "shift": 12.0,
+    "drop_all": 0.04,
+    "drop_role": 0.06,
+    "drop_places": 0.06,
+    "still_share": 0.05,
+}
 """A run's end, for a model of one step: rates to begin with, and what differs of what is trained on."""
 
 SEEN = 24
