@@ -352,7 +352,7 @@ def test_the_plan_and_the_cards(cards: Path) -> None:
     assert sum(p.numel() for p in network.parameters()) == card.parameters
     assert card.preview is not None and len(card.preview.weights) == card.clip.channels
     told = plan("tiny2-t2v", seconds=2)
-    assert told.tokens == 4 * 6 * 6 and told.passes == 8 and 0 < told.seconds < 60
+    assert told.tokens == 4 * 6 * 6 and told.passes == 1 and 0 < told.seconds < 60
 
 
 def test_previews_are_fitted_without_the_first_latent_frame(pipe: GenerationPipeline) -> None:
