@@ -34,6 +34,8 @@ from kandinsky.lab.nano2.train import probe_scenes, psnr
 from kandinsky.weights.read import read_state
 from kandinsky.weights.write import write_state
 
+WIDE = ("feed_forward", "modulation")
+ENDS = ("out_layer.out_layer", "visual_embeddings", "local.out_layer", "local.in_layer")
 MEASURED = 1  # steps of the clips that show what packing costs
 
 
@@ -42,7 +44,8 @@ class Bits:
     """Bits a number of the matrices of each file; all else is stored in eight, vectors in float32.
 
     Args:
-        wide: Of the denoiser's feed-forward layers, which are half of its weights and bear it best.
+        wide: Of the denoiser's feed-forward layers and modulations, which are more than half of its weights and bear it
+            best. The layers at its ends have eight: with fewer, plain backgrounds are mottled.
     """
 
     denoiser: int = 5
@@ -92,7 +95,9 @@ def package(trained: Trained, out: Path, *, bits: Bits | None = None) -> dict[st
         small = [key for key in matrices if few == 8 or _packs(key, state[key])]
         chosen: dict[str, list[str]] = {}
         for key in matrices:
-            own = (bits.wide if "feed_forward" in key else few) if key in small else 8
+            own = few if key in small else 8
+            if name == "dit.safetensors" and own < 8:
+                own = bits.wide if any(word in key for word in WIDE) else 8 if key.startswith(ENDS) else own
             chosen.setdefault(f"int{own}", []).append(key)
         write_state(state, out / name, metadata=metadata, **chosen)  # type: ignore[arg-type]
     with replacing(out / "words.json") as part:
