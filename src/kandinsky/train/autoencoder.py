@@ -3,7 +3,8 @@
 A clip passes in pieces whose causal convolutions carry what the piece before left, and each piece is computed again
 in the backward pass: memory is that of one piece, while gradients go through all of the clip. Losses see the whole.
 Sources: HunyuanVideo (arXiv 2412.03603, section 4.1: L1 + 0.1 LPIPS + 0.05 GAN + 1e-6 KL); the penalty of outliers,
-Movie Gen (arXiv 2410.13720, section 3.1.1); the balance of the adversarial loss, VQGAN (arXiv 2012.09841).
+Movie Gen (arXiv 2410.13720, section 3.1.1); the balance of the adversarial loss, VQGAN (arXiv 2012.09841); for
+equivariance see ``train/equivariance.py``.
 
 Legend: B batch; T H W C frames, rows, columns, channels; pixels in [-1, 1].
 """
@@ -34,7 +35,7 @@ from kandinsky.media.image import cover, open_image
 from kandinsky.media.mux import InputVideo, probe
 from kandinsky.model.card import Component
 from kandinsky.printing import counted, escaped
-from kandinsky.train import loop
+from kandinsky.train import equivariance, loop
 from kandinsky.train.adversary import UPDATE, PatchDiscriminator, balance, figures, told_apart
 from kandinsky.train.data import sources
 from kandinsky.train.data.clips import fitted, is_still, nearest
@@ -112,6 +113,11 @@ class AutoencoderLosses:
         kl: Of the latents' distribution from a normal one, for each number of a latent.
         temporal: L1 of the differences between neighbouring frames.
         outlier: Of latents far from the others, which decoders use as bright dots.
+        equivariance: Of what latents that were turned or made smaller decode to, from the clip changed so: the
+            reconstruction and the perceptual loss once more. See ``train/equivariance.py``.
+        equivariance_share: Of the steps that have it.
+        equivariance_scale: The least scale; 1 for turns alone.
+        equivariance_turns: Whether there are turns; else scales alone, as in arXiv 2502.14831.
         adversarial: Of a discriminator of patches in space and time.
         adversarial_from: First step whose loss it is part of.
         balanced: Scale the adversarial loss so that its gradient is as large as that of the others.
@@ -124,6 +130,10 @@ class AutoencoderLosses:
     kl: float = field(default=1e-6, metadata={"least": 0})
     temporal: float = field(default=0.0, metadata={"least": 0})
     outlier: float = field(default=0.0, metadata={"least": 0})
+    equivariance: float = field(default=0.0, metadata={"least": 0})
+    equivariance_share: float = field(default=0.5, metadata={"above": 0, "most": 1})
+    equivariance_scale: float = field(default=0.25, metadata={"above": 0, "most": 1})
+    equivariance_turns: bool = True
     adversarial: float = field(default=0.05, metadata={"least": 0})
     adversarial_from: int = field(default=0, metadata={"least": 0})
     balanced: bool = True
@@ -371,7 +381,7 @@ class AutoencoderObjective(Objective):
             real, fake = self.discriminator(clip), self.discriminator(made)
             return Loss(told_apart(real, fake), weight, figures(real, fake))
         made, mean, logvar, z = self.coded(clip, batch.numbers, rng)
-        terms = self.terms(clip, made, mean, logvar, z)
+        terms = self.terms(clip, made, mean, logvar, z) | self.changed(clip, z, rng)
         value = torch.stack(list(terms.values())).sum()
         found = {name: float(term.detach()) for name, term in terms.items()}
         if self.discriminator is not None and rng.step >= self.losses.adversarial_from:
@@ -390,15 +400,37 @@ class AutoencoderObjective(Objective):
         z = mean + (logvar / 2).exp() * noise.to(mean)
         return decoded(network, z, self.latent_piece), mean, logvar, z
 
+    def likeness(self, clip: Tensor, made: Tensor) -> dict[str, Tensor]:
+        """The reconstruction and the perceptual loss, each times its weight."""
+        error = made - clip
+        smooth = self.losses.reconstruction == "charbonnier"
+        terms = {"reconstruction": (error.square() + 1e-6).sqrt().mean() if smooth else error.abs().mean()}
+        if self.perceptual is not None:
+            terms["perceptual"] = self.losses.perceptual * self.perceptual(made, clip)
+        return terms
+
+    def changed(self, clip: Tensor, z: Tensor, rng: Rng) -> dict[str, Tensor]:
+        """The loss of equivariance, times its weight; nothing in the steps that have none."""
+        losses = self.losses
+        if not losses.equivariance:
+            return {}
+        change = equivariance.drawn(
+            z.shape[2], z.shape[3], rng.example(-1, "equivariance"), least_scale=losses.equivariance_scale,
+            is_turned=losses.equivariance_turns, share=losses.equivariance_share,
+        )  # fmt: skip
+        if change is None:
+            return {}
+        network: Any = self.network
+        wanted = change(clip, clip.shape[2] // z.shape[2])
+        made = decoded(network, change(z).to(z.dtype), self.latent_piece).float()
+        return {"equivariance": losses.equivariance * torch.stack([*self.likeness(wanted, made).values()]).sum()}
+
     def terms(self, clip: Tensor, made: Tensor, mean: Tensor, logvar: Tensor, z: Tensor) -> dict[str, Tensor]:
         """The losses that need no discriminator, each times its weight; float32."""
         losses = self.losses
         made, mean, logvar, z = (x.float() for x in (made, mean, logvar, z))
         error = made - clip
-        smooth = losses.reconstruction == "charbonnier"
-        terms = {"reconstruction": (error.square() + 1e-6).sqrt().mean() if smooth else error.abs().mean()}
-        if self.perceptual is not None:
-            terms["perceptual"] = losses.perceptual * self.perceptual(made, clip)
+        terms = self.likeness(clip, made)
         if losses.kl:
             terms["kl"] = losses.kl * 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
         if losses.temporal and clip.shape[1] > 1:
