@@ -15,11 +15,11 @@ import dataclasses
 import logging
 import math
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -45,8 +45,9 @@ from kandinsky.train.perceptual import PerceptualDistance
 from kandinsky.train.recipe import Run
 from kandinsky.train.scale import works_on
 from kandinsky.train.work import done
-from kandinsky.weights.keymaps import keymap_of
+from kandinsky.weights.keymaps import KeyMap, keymap_of
 from kandinsky.weights.read import load_into
+from kandinsky.weights.untrusted import read_table
 from kandinsky.weights.write import write_state
 
 log = logging.getLogger(__name__)
@@ -62,6 +63,8 @@ class NetworkSettings:
         kind: Of the network.
         params: Hyper-parameters under Diffusers' names; the released autoencoder's where absent.
         weights: File or folder to begin with; random ones where absent.
+        lower: Folder of an autoencoder of a lower ratio in Diffusers' layout, as a training writes it, to begin as;
+            instead of ``weights``. See ``families/parts/progressive.py``.
         scaling: The factor that gives latents a standard deviation of 1: `measured` at the end, or `kept` as `params`
             say it, for denoisers that know it. Where absent, it is kept with `weights`, and else measured.
     """
@@ -69,6 +72,7 @@ class NetworkSettings:
     kind: Literal["hunyuan", "cogvideox"]
     params: Mapping[str, Any] = field(default_factory=dict)
     weights: str | None = None
+    lower: str | None = None
     scaling: Literal["measured", "kept"] | None = None
 
     @property
@@ -170,6 +174,34 @@ class PiecewiseAutoencoder(Protocol):
     def encode_piece(self, video_BTHWC: Tensor, memory: Any = None) -> tuple[Tensor, Tensor, Any]: ...
 
     def decode_piece(self, latents_BTHWC: Tensor, memory: Any = None) -> tuple[Tensor, Any]: ...
+
+
+@runtime_checkable
+class GrowingAutoencoder(Protocol):
+    """An autoencoder that can begin as one of a lower ratio."""
+
+    def begin_as(self, config: Mapping[str, Any], read: Callable[[nn.Module], None]) -> None: ...
+
+
+def begin_as(network: nn.Module, lower: str, keymap: KeyMap) -> None:
+    """Give a network the weights of one of a lower ratio.
+
+    Args:
+        network: Of any kind.
+        lower: Folder in Diffusers' layout.
+        keymap: Of the kind.
+
+    Raises:
+        RequestError: Networks of this kind cannot, the folder has no `config.json`, or the networks do not fit.
+        WeightsError: Weights are broken or of another network.
+    """
+    folder = local_path(lower, "weights")
+    if not isinstance(network, GrowingAutoencoder):
+        raise RequestError("`network.lower` is for networks of the kind `hunyuan`: use `network.weights`")
+    if not (folder / "config.json").is_file():
+        raise RequestError(f"`network.lower` `{lower}` has no `config.json`: name the folder `vae` of a training")
+    read: Callable[[nn.Module], None] = lambda net: load_into(net, folder, keymap=keymap, dtype=torch.float32)  # noqa: E731
+    network.begin_as(read_table(folder / "config.json"), read)
 
 
 def encoded(network: PiecewiseAutoencoder, clip_BTHWC: Tensor, piece: int) -> tuple[Tensor, Tensor]:
@@ -467,6 +499,8 @@ def train(recipe: AutoencoderRecipe, run: Run) -> Path:
     keymap = keymap_of(part)
     if recipe.network.weights is not None:
         load_into(network, local_path(recipe.network.weights, "weights"), keymap=keymap, dtype=torch.float32)
+    if recipe.network.lower is not None:
+        begin_as(network, recipe.network.lower, keymap)
     objective = AutoencoderObjective(
         network,
         temporal,
@@ -516,6 +550,8 @@ def scaling_factor(objective: AutoencoderObjective, settings: loop.LoopSettings)
 
 def check(recipe: AutoencoderRecipe, temporal: int, spatial: int) -> None:
     """Refuse lengths, sizes and batches that cannot be. Raises: RequestError."""
+    if recipe.network.lower is not None and recipe.network.weights is not None:
+        raise RequestError("a network begins with `weights` or as a `lower` one: leave one of them out")
     data, (width, height) = recipe.data, parse_size(recipe.data.size)
     check_portions(recipe.loop.accumulate, data.batch)
     if width % spatial or height % spatial:
