@@ -130,7 +130,8 @@ def test_all_tensors_of_the_lower_network_are_carried() -> None:
 )
 def test_what_does_not_go_on_is_refused(more: dict[str, Any], said: str) -> None:
     lower = HunyuanParams(block_out_channels=(4, 8, 8), latent_channels=4, layers_per_block=1)
-    higher = dataclasses.replace(lower, **{"block_out_channels": (4, 8, 8, 8), "temporal_compression_ratio": 8} | more)
+    given: dict[str, Any] = {"block_out_channels": (4, 8, 8, 8), "temporal_compression_ratio": 8}
+    higher = dataclasses.replace(lower, **given | more)
     with pytest.raises(RequestError) as refused:
         check_grows(higher, lower)
     assert said in str(refused.value)
