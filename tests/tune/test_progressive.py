@@ -163,3 +163,38 @@ def test_a_recipe_names_one_start(tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(json.dumps(values))
     with pytest.raises(RequestError, match="begins with `weights` or as a `lower` one"):
         run_recipe(tmp_path / "recipe.yaml")
+
+
+def test_a_recipe_trains_on_from_a_lower_one(tmp_path: Path) -> None:
+    import numpy as np
+
+    import kandinsky
+    from kandinsky.train.recipe import run_recipe
+    from kandinsky.weights.read import read_state
+
+    lower, keymap = network(4, 3), keymap_of(part("hunyuan"))
+    config = {"_class_name": "AutoencoderKLHunyuanVideo", **dataclasses.asdict(lower.params)}
+    write_state(keymap.as_file(lower.state_dict()), tmp_path / "lower", layout="diffusers", config=config)
+    (tmp_path / "data").mkdir()
+    frames = np.random.default_rng(0).integers(0, 255, (20, 16, 16, 3), np.uint8)
+    kandinsky.Video(frames, fps=24.0, seed=0).save(tmp_path / "data" / "noise.mp4")
+    params = {key: list(value) if isinstance(value, tuple) else value
+              for key, value in dataclasses.asdict(network(8, 4, 6).params).items()}  # fmt: skip
+    values = {
+        "kind": "autoencoder", "out": str(tmp_path / "run"),
+        "network": {"kind": "hunyuan", "lower": str(tmp_path / "lower"), "params": params},
+        "data": {"source": str(tmp_path / "data"), "size": "16x16", "frames": 17, "piece": 16, "image_share": 0.0},
+        "losses": {"perceptual": 0, "adversarial": 0, "equivariance": 0.25, "equivariance_share": 1.0},
+        "loop": {"steps": 1, "lr": 1e-9, "warmup": 1, "bf16": False, "ema": 0},
+    }  # fmt: skip
+    (tmp_path / "recipe.yaml").write_text(json.dumps(values))
+    made = run_recipe(tmp_path / "recipe.yaml")
+    told = json.loads((made / "config.json").read_text())
+    assert told["temporal_compression_ratio"] == 8 and told["scaling_factor"] != lower.params.scaling_factor
+    wanted, found = begun(network(8, 4, 6), lower), read_state(made)
+    new = ("encoder.conv_out.", "quant_conv.", "down_blocks.3.", "up_blocks.0.")  # some of it is random
+    carried = {name: tensor for name, tensor in keymap.as_file(wanted.state_dict()).items()
+               if not any(one in name for one in new)}  # fmt: skip
+    assert len(carried) > 80
+    for name, tensor in carried.items():
+        torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-5, msg=name)
