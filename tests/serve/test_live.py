@@ -251,7 +251,8 @@ def test_sessions_and_jobs_share_the_worker_in_turn(live: Server) -> None:
             third.say(type="start", prompt="a dog")
             assert third.until("error")["error"]["code"] == "too_many_jobs"
         assert seen.rest() == 1013 and seen.words[-1]["reason"] == "limit"  # after three seconds, since one waits
-        assert waits.until("chunk")["prompt"] == "a star"
+        # the first chunk may have begun before the worker, busy with its start, read what came meanwhile
+        assert "a star" in [waits.until("chunk")["prompt"] for _ in range(2)]
         job = live.create("a panda", model="nano-t2v")
         waits.socket.close()  # who goes away frees the worker
         assert live.wait(job["id"])["status"] == "completed"
