@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from kandinsky.families.nano.scene_text import SUBJECTS, SceneReading, SceneTextNetwork
+from kandinsky.families.nano.scene_words import ROLES
 from kandinsky.families.nano.text import NanoTextParams
 from kandinsky.lab.nano.concepts import words
 from kandinsky.lab.nano2.catalogue import catalogue
 from kandinsky.lab.nano2.train_text import READ, begin, draw_example, judge_texts, loss_of
-from kandinsky.lab.nano2.words import ROLES
 
 SMALL = NanoTextParams(vocab_size=50, width=32, heads=2, ff_width=32, layers=1, meaning_dim=16, concepts=574)
 

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from kandinsky.errors import RequestError
 from kandinsky.families.nano.linear import LinearPatches, LinearPatchParams
-from kandinsky.lab.nano2.memorise import Mix, SceneObjective, draw_times, network_params, sample
-from kandinsky.lab.nano2.scenes import Scene, Subject, plain_scene
-from kandinsky.lab.nano2.words import NOTHING, ROLES, SceneWords, said_of, unsaid
+from kandinsky.families.nano.scene_words import NOTHING, ROLES, RowMemory, SceneWords, said_of, unsaid
+from kandinsky.families.nano.scenes import Scene, Subject, plain_scene
+from kandinsky.lab.nano2.memorise import AHEAD, KeptScenes, Mix, SceneObjective, draw_times, network_params, sample
+from kandinsky.lab.nano2.portraits import PortraitMemory, Portraits
 from kandinsky.train.muon import Muon, orthogonalise
 from kandinsky.train.steady import Steady, run_steadily
 
@@ -37,7 +38,18 @@ def objective(**mix: Any) -> SceneObjective:
     for part in (linear.still, linear.moving):
         part.basis.copy_(torch.linalg.qr(torch.randn(part.basis.shape).T)[0].T)
     settings = {"still_steps": 0, "clips": 3, "stills": 3, "fresh": 2, "pool": 8} | mix
-    return SceneObjective(DrawnSources(), linear, network_params(**SMALL), Mix(**settings))  # type: ignore[arg-type]
+    sources = DrawnSources(20)
+    scenes = KeptScenes(sources, linear, Mix(**settings))  # type: ignore[arg-type]
+    return SceneObjective(scenes, network_params(**SMALL), portraits(len(sources) + len(sources.wordless)))
+
+
+def portraits(subjects: int) -> Portraits:
+    """Of noise, in place of images."""
+    torch.manual_seed(1)
+    result = Portraits(subjects)
+    result.features.normal_()
+    result.start.copy_(torch.linalg.qr(torch.randn(result.start.shape).T)[0].T)
+    return result
 
 
 def test_orthogonalised_rows_are_nearly_orthonormal() -> None:
@@ -125,16 +137,36 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
 
 def test_not_said_is_a_state_of_its_own() -> None:
     torch.manual_seed(0)
-    words = SceneWords(20, dim=16)
+    words = SceneWords(RowMemory(20, tokens=5, dim=16), tokens=5, dim=16)
     scene = Scene((Subject(3), Subject(3)), colours=(9, None), arrangement="side by side")
     full = said_of(scene, still=False)
     open_ = unsaid(full, ["colour", "subjects"])
     a, b, nothing = (words([said]) for said in (full, open_, NOTHING))
-    colour = 3 * words.tokens + list(ROLES).index("colour")
+    colour = list(ROLES).index("colour") - len(ROLES)  # the roles stand behind all subjects
     differ = (a.tokens_BLC != b.tokens_BLC).any(-1)[0]
-    assert differ[: 2 * words.tokens].all() and differ[colour] and int(differ.sum()) == 2 * words.tokens + 1 + 8 - 8
+    assert differ[: 2 * words.tokens].all() and differ[colour] and int(differ.sum()) == 2 * words.tokens + 1
     assert torch.equal(b.tokens_BLC[0, colour], nothing.tokens_BLC[0, colour])
     assert b.mask_BL is not None and int(b.mask_BL.sum()) == 2 * words.tokens + len(ROLES)
+
+
+def test_portraits_are_encoded_once_each_and_not_said_has_a_state() -> None:
+    """Whatever batch a subject stands in, it has the same tokens; row 0 needs no portrait."""
+    memory = PortraitMemory(portraits(4), dim=16, width=48, blocks=1)
+    with torch.no_grad():
+        for p in memory.parameters():
+            p.normal_(std=0.1)
+        tokens, pooled = memory(torch.tensor([[3, 0], [1, 3]]))
+        alone, _ = memory(torch.tensor([[1]]))
+        nothing, none = memory(torch.tensor([[0]]))
+    assert tokens.shape == (2, 2, 36, 16) and pooled.shape == (2, 2, 16)
+    assert torch.allclose(tokens[0, 0], tokens[1, 1]) and torch.allclose(tokens[1, 0], alone[0, 0], atol=1e-5)
+    assert torch.equal(tokens[0, 1], nothing[0, 0]) and torch.equal(pooled[0, 1], none[0, 0])
+    assert not torch.allclose(tokens[0, 0], tokens[1, 0], atol=0.1)
+
+
+def test_portraits_are_read_as_they_were_written(tmp_path: Path) -> None:
+    torch.save(portraits(3).state_dict(), tmp_path / "portraits.pt")
+    assert torch.equal(Portraits.read(tmp_path / "portraits.pt").features, portraits(3).features)
 
 
 def test_every_role_of_a_scene_can_be_said() -> None:
@@ -154,13 +186,14 @@ def test_times_lie_towards_noise() -> None:
 
 def test_scenes_and_latents_depend_on_their_numbers_alone() -> None:
     one, other = objective(still_share=0.0), objective(still_share=0.0, pool=4)
-    assert one.scene(17) == other.scene(17) and one.scene(17) != one.scene(18)
-    first = one.latents(3).clone()
-    for number in (11, 5, 11):  # 11 takes the place of 3 in a ring of 8
-        one.latents(number)
-    assert torch.equal(one.latents(3), first) and torch.equal(other.latents(3), first)
-    a, b = (o.batch(2, torch.Generator().manual_seed(1)) for o in (one, other))
-    assert a.said[:2] == b.said[:2] and a.latents_BTHWC.shape == (3, 4, 12, 12, 96)
+    a, b = one.scenes, other.scenes
+    assert a.scene(17) == b.scene(17) and a.scene(17) != a.scene(18)
+    first = a.latents(3).clone()
+    for number in (3 + 8 + AHEAD, 5, 3 + 8 + AHEAD):  # takes the place of 3 in the ring
+        a.latents(number)
+    assert torch.equal(a.latents(3), first) and torch.equal(b.latents(3), first)
+    mine, others = (o.batch(2, torch.Generator().manual_seed(1)) for o in (one, other))
+    assert mine.said[:2] == others.said[:2] and mine.latents_BTHWC.shape == (3, 4, 12, 12, 96)
 
 
 def test_given_frames_are_seen_and_not_learned() -> None:
@@ -184,7 +217,7 @@ def test_given_frames_are_seen_and_not_learned() -> None:
 def test_words_that_contradict_an_image_are_seen_in_training() -> None:
     trained = objective(image_share=1.0, contradicted=1.0, drop_all=0.0, clips=8, fresh=8)
     batch = trained.batch(0, torch.Generator().manual_seed(0))
-    shown = [trained.scene(7 - i).subjects[0].concept for i in range(8)]  # the newest first
+    shown = [trained.scenes.scene(7 - i).subjects[0].concept for i in range(8)]  # the newest first
     told = [said.subjects[0] - 1 for said in batch.said]
     assert batch.given_B.all() and batch.places == [None] * 8
     assert sum(a == b for a, b in zip(shown, told, strict=True)) <= 1
@@ -196,7 +229,7 @@ def test_steps_of_training_and_sampling_run(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert "loss_1" in lines[0] and "loss_4" in lines[-1]
     scene = plain_scene(1, 2)
-    first = trained.first_latent(scene)
+    first = trained.scenes.first_latent(scene)
     said = [said_of(scene, still=False)]
     clip = sample(trained.network, said, [None], steps=2, first_BHWC=first)
     assert clip.shape == (1, 4, 12, 12, 96) and torch.equal(clip[:, 0], first)

@@ -7,11 +7,13 @@ import random
 import numpy as np
 import pytest
 
+from kandinsky.families.nano.reader import Understood, stem
+from kandinsky.families.nano.scenes import Scene, plain_scene
 from kandinsky.lab.nano.captions import COLOURS
 from kandinsky.lab.nano2.catalogue import catalogue
 from kandinsky.lab.nano2.describe import describe
-from kandinsky.lab.nano2.reader import Understood, read, stem
-from kandinsky.lab.nano2.scenes import Scene, draw_scene, plain_scene
+from kandinsky.lab.nano2.reader import read
+from kandinsky.lab.nano2.scenes import draw_scene
 
 
 def names(understood: Understood) -> list[str]:

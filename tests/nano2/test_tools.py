@@ -7,14 +7,15 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from kandinsky.families.nano.scene_encoder import said_beside_image
+from kandinsky.families.nano.scene_words import NOTHING, ROLES
 from kandinsky.lab.nano.captions import held_colours
 from kandinsky.lab.nano2.catalogue import catalogue
-from kandinsky.lab.nano2.generate import nearest, read_image, said_with_image, told
+from kandinsky.lab.nano2.generate import read_image, told
 from kandinsky.lab.nano2.judge import scene_groups
 from kandinsky.lab.nano2.measure import fixed_prompts, strips, thinned
-from kandinsky.lab.nano2.reader import read
+from kandinsky.lab.nano2.reader import read, reader
 from kandinsky.lab.nano2.train import probe_scenes
-from kandinsky.lab.nano2.words import NOTHING, ROLES
 
 
 def test_measured_scenes_show_colours_no_training_had() -> None:
@@ -37,15 +38,15 @@ def test_fixed_prompts_are_48_in_two_languages_and_all_are_read() -> None:
 
 
 def test_an_image_decides_what_words_leave_open() -> None:
-    said = said_with_image(read("a panda jumps"))
+    said = said_beside_image(read("a panda jumps"))
     assert said.subjects[0] > 0 and said.words["motion"] > 1
     for role in ("colour", "backdrop", "place", "size", "arrangement"):
         assert said.words[role] == 0, role
-    assert said_with_image(read("qwrtz")) == NOTHING and set(said.words) == set(ROLES)
+    assert said_beside_image(read("qwrtz")) == NOTHING and set(said.words) == set(ROLES)
 
 
 def test_unknown_prompts_name_the_nearest() -> None:
-    assert "penguin" in nearest("a pengiun") and len(nearest("zzz")) == 3
+    assert "penguin" in reader().nearest("a pengiun") and len(reader().nearest("zzz")) == 3
     report = told("a green owl", read("a green owl"))
     assert report["subjects"] == ["owl"] and report["ignored"] == ["green"] and "colour" in report["left open"]
 

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from kandinsky.errors import WeightsError
 from kandinsky.runtime.meter import CLEAR_PEAK, forget_peak, peak_host_bytes
 from kandinsky.weights.keymaps import KeyMap
-from kandinsky.weights.read import INT8_SCALE, assign_state, load_into, read_state
+from kandinsky.weights.read import assign_state, load_into, read_state
+from kandinsky.weights.rows import INT8_SCALE
 
 TABLE = KeyMap((("first.{rest}", "0.{rest}"), ("second.{rest}", "1.{rest}")), table="net", elsewhere=("ema.",))
 

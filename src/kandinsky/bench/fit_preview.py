@@ -27,7 +27,12 @@ DIGITS = 4
 
 
 def fit_preview(
-    model: str, *, prompts: Sequence[str] = PROMPTS, seeds: Sequence[int] = (0,), device: str | None = None
+    model: str,
+    *,
+    prompts: Sequence[str] = PROMPTS,
+    seeds: Sequence[int] = (0,),
+    device: str | None = None,
+    first: bool = True,
 ) -> tuple[LatentRGB, float]:
     """Fit the map for a model's latents.
 
@@ -36,6 +41,8 @@ def fit_preview(
         prompts: Prompts of the clips.
         seeds: Seeds; each prompt is run with each.
         device: As for ``load``.
+        first: Whether the first latent frame of a clip counts. Where it has latents of its own kind it should not: a
+            preview shows the middle one.
 
     Returns:
         The map, and the root-mean-square error of its colours, which are 0 to 1.
@@ -49,7 +56,7 @@ def fit_preview(
     latents, colours = [], []
     for prompt in prompts:
         for seed in seeds:
-            some, seen = samples(pipe, prompt, seed)
+            some, seen = samples(pipe, prompt, seed, first=first)
             latents.append(some)
             colours.append(seen)
     given, wanted = torch.cat(latents), torch.cat(colours)
@@ -60,13 +67,14 @@ def fit_preview(
     return LatentRGB(rows, (red, green, blue)), float(error.square().mean().sqrt())
 
 
-def samples(pipe: GenerationPipeline, prompt: str, seed: int) -> tuple[Tensor, Tensor]:
+def samples(pipe: GenerationPipeline, prompt: str, seed: int, *, first: bool = True) -> tuple[Tensor, Tensor]:
     """Generate one clip and pair its latents with colours.
 
     Args:
         pipe: The model.
         prompt: Prompt of the clip.
         seed: Its seed.
+        first: As for ``fit_preview``.
 
     Returns:
         Latent vectors [N, C], and for each the mean colour [N, 3] of the pixels it stands for, 0 to 1.
@@ -81,7 +89,8 @@ def samples(pipe: GenerationPipeline, prompt: str, seed: int) -> tuple[Tensor, T
     # the first latent frame stands for one pixel frame
     frames = torch.cat([frames[:1].expand(temporal, -1, -1, -1), frames[1:]])
     cells = frames.unflatten(2, (-1, spatial)).unflatten(1, (-1, spatial)).unflatten(0, (-1, temporal))
-    return latents_THWC.flatten(0, 2).float(), cells.mean((1, 3, 5)).flatten(0, 2)
+    begin = 0 if first else 1
+    return latents_THWC[begin:].flatten(0, 2).float(), cells.mean((1, 3, 5))[begin:].flatten(0, 2)
 
 
 def to_toml(rgb: LatentRGB) -> str:
@@ -97,17 +106,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--prompt", action="append", help="repeatable; by default a few are used")
     parser.add_argument("--seeds", type=int, default=1, help="clips of each prompt")
     parser.add_argument("--device")
+    parser.add_argument(
+        "--without-first", action="store_true", help="the first latent frame of a clip has latents of its own kind"
+    )
     given = parser.parse_args(arguments)
     try:
         rgb, error = fit_preview(
-            given.model, prompts=given.prompt or PROMPTS, seeds=range(given.seeds), device=given.device
+            given.model,
+            prompts=given.prompt or PROMPTS,
+            seeds=range(given.seeds),
+            device=given.device,
+            first=not given.without_first,
         )
     except KandinskyError as failure:
         sys.stderr.write(f"error: {failure}\n")
         return failure.exit_code
-    head = (
-        f"# by `python -m kandinsky.bench.fit_preview {given.model}`: a cell's mean colour is off by {error:.3f} of 1"
-    )
+    how = f"{given.model}{' --without-first' if given.without_first else ''}"
+    head = f"# by `python -m kandinsky.bench.fit_preview {how}`: a cell's mean colour is off by {error:.3f} of 1"
     sys.stdout.write(f"{head}\n{to_toml(rgb)}\n")
     return 0
 

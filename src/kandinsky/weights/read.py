@@ -23,11 +23,11 @@ from kandinsky.errors import WeightsError
 from kandinsky.files import listed
 from kandinsky.ops.finite import is_finite
 from kandinsky.printing import escaped
+from kandinsky.weights import rows
 from kandinsky.weights.header import read_header, shard_files
 from kandinsky.weights.keymaps import IDENTITY, KeyMap
 from kandinsky.weights.untrusted import reading, shown
 
-INT8_SCALE = ".int8_scale"
 PICKLED = (".pt", ".pth", ".bin", ".ckpt")
 SINGLE_FILES = ("diffusion_pytorch_model.safetensors", "model.safetensors")
 INDEX_FILES = tuple(f"{name}.index.json" for name in SINGLE_FILES)
@@ -63,8 +63,8 @@ def read_state(path: Path) -> dict[str, Tensor]:
             weights, or the one that holds `transformer/`).
 
     Returns:
-        Tensors in the types they are stored in; int8 rows (``<name>.int8_scale`` beside ``<name>``) as float32. Names
-        are stripped of what wrappers add to them, see ``plain_names``.
+        Tensors in the types they are stored in; rows of small integers (``<name>.int8_scale`` beside ``<name>``, see
+        ``rows.py``) as float32. Names are stripped of what wrappers add to them, see ``plain_names``.
 
     Raises:
         WeightsError: A file is missing or damaged; the message names it, and a tensor that is truncated or described
@@ -79,7 +79,7 @@ def read_stored(path: Path) -> dict[str, Tensor]:
     Raises:
         WeightsError: A file is missing or damaged.
     """
-    return _expand_int8(_merged(path, _read_safetensors, _read_pickled), path)
+    return _expanded(_merged(path, _read_safetensors, _read_pickled), path)
 
 
 def read_meta(path: Path, *, stored: bool = False) -> dict[str, Tensor]:
@@ -95,7 +95,7 @@ def read_meta(path: Path, *, stored: bool = False) -> dict[str, Tensor]:
     Raises:
         WeightsError: A file is missing or damaged.
     """
-    state = _expand_int8(_merged(path, _meta_tensors, _describe_pickled), path)
+    state = _expanded(_merged(path, _meta_tensors, _describe_pickled), path)
     return state if stored else plain_names(state, str(path))
 
 
@@ -419,7 +419,7 @@ def _read_own(net: nn.Module, path: Path, keymap: KeyMap, dtype: torch.dtype) ->
     own = {_storage(tensor) for tensor in keymap.own(plain).values()}
     stored = {_storage(tensor): name for name, tensor in described.items()}
     names = {stored[place] for place in own}
-    read = _expand_int8(_merged(path, partial(_read_converted, names=names, dtype=dtype), _read_pickled), path)
+    read = _expanded(_merged(path, partial(_read_converted, names=names, dtype=dtype), _read_pickled), path)
     return {name: read[stored[_storage(tensor)]] for name, tensor in plain.items() if _storage(tensor) in own}
 
 
@@ -429,13 +429,15 @@ def _storage(tensor: Tensor) -> int:
 
 
 def _read_converted(file: Path, *, names: Collection[str], dtype: torch.dtype) -> dict[str, Tensor]:
-    """Some tensors of a file, those of floating numbers in the given type; int8 rows stay as they are stored."""
+    """Some tensors of a file, those of floating numbers in the given type; rows of integers stay as they are."""
     entries = read_header(file).entries
-    own = {name: entry for name, entry in entries.items() if name.removesuffix(INT8_SCALE) in names}
+    own = {name: entry for name, entry in entries.items() if rows.plain_name(name) in names}
     changed = {
         name: entry
         for name, entry in own.items()
-        if DTYPES[entry.dtype] is not dtype and DTYPES[entry.dtype].is_floating_point and not name.endswith(INT8_SCALE)
+        if DTYPES[entry.dtype] is not dtype
+        and DTYPES[entry.dtype].is_floating_point
+        and not name.endswith(rows.SUFFIXES)
     }
     # one for all, since fresh memory takes as long as reading
     raw = torch.empty(max((entry.end - entry.begin for entry in changed.values()), default=0), dtype=torch.uint8)
@@ -504,22 +506,20 @@ def _flattened(state: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{name}", value
 
 
-def _expand_int8(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
-    expanded = {}
+def _expanded(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Tensors without those that only scale others; see ``rows.py``."""
+    found = {}
     for name, tensor in state.items():
-        if name.endswith(INT8_SCALE):
-            if name.removesuffix(INT8_SCALE) not in state:
+        if name.endswith(rows.SUFFIXES):
+            if rows.plain_name(name) not in state:
                 raise WeightsError(f"tensor `{shown(name)}` in `{path}` scales a tensor that is not there")
             continue
-        if (scale := state.get(name + INT8_SCALE)) is not None:
-            fits = tensor.dtype is torch.int8 and tensor.dim() > 0 and scale.is_floating_point()
-            if not fits or scale.shape != tensor.shape[:1]:
+        if (stored := rows.scale_of(name, state)) is not None:
+            bits, scale = stored
+            if not rows.fits(tensor, scale, bits):
                 raise WeightsError(
-                    f"tensor `{shown(name)}{INT8_SCALE}` in `{path}` does not fit the rows of `{shown(name)}`"
+                    f"tensor `{shown(name)}.int{bits}_scale` in `{path}` does not fit the rows of `{shown(name)}`"
                 )
-            if tensor.is_meta:  # arithmetic there imports torch's compiler, a second or more
-                tensor = torch.empty(tensor.shape, device="meta")
-            else:
-                tensor = tensor.float().mul_(scale.float().view(-1, *[1] * (tensor.dim() - 1)))
-        expanded[name] = tensor
-    return expanded
+            tensor = rows.expanded(tensor, scale, bits)
+        found[name] = tensor
+    return found

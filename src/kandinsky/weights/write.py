@@ -17,7 +17,8 @@ from torch import Tensor
 
 from kandinsky.errors import RequestError
 from kandinsky.files import replacing
-from kandinsky.weights.read import DTYPES, INDEX_FILES, INT8_SCALE, SINGLE_FILES
+from kandinsky.weights import rows
+from kandinsky.weights.read import DTYPES, INDEX_FILES, SINGLE_FILES
 
 SHARD_BYTES = 10_000_000_000  # Diffusers' default
 ALIGNMENT = 8
@@ -31,6 +32,9 @@ def write_state(
     layout: str = "official",
     metadata: Mapping[str, str] | None = None,
     int8: Collection[str] = (),
+    int6: Collection[str] = (),
+    int5: Collection[str] = (),
+    int4: Collection[str] = (),
     config: Mapping[str, Any] | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> Path:
@@ -42,6 +46,9 @@ def write_state(
         layout: "official" or "diffusers".
         metadata: Text for the header.
         int8: Names or patterns (`*.weight`) of tensors stored as int8 rows with one float32 scale per row.
+        int6: The same of matrices stored with six bits a number, unless they are among the ones before.
+        int5: With five.
+        int4: With four.
         config: Contents of `config.json` ("diffusers" only).
         shard_bytes: Larger Diffusers weights are split into several files with an index.
 
@@ -51,7 +58,7 @@ def write_state(
     Raises:
         RequestError: The layout is unknown, safetensors has no such type, or the file cannot be written.
     """
-    tensors = _pack_int8(state, int8)
+    tensors = _packed(state, {8: int8, 6: int6, 5: int5, 4: int4})
     if layout == "official":
         _write_file(path, tensors, metadata)
     elif layout == "diffusers":
@@ -176,17 +183,16 @@ def _pretty(values: Mapping[str, Any]) -> bytes:
     return (json.dumps(values, indent=2, sort_keys=True) + "\n").encode()
 
 
-def _pack_int8(state: Mapping[str, Tensor], patterns: Collection[str]) -> dict[str, Tensor]:
-    packed: dict[str, Tensor] = {}
+def _packed(state: Mapping[str, Tensor], patterns: Mapping[int, Collection[str]]) -> dict[str, Tensor]:
+    stored: dict[str, Tensor] = {}
     for name, tensor in state.items():
-        if not any(fnmatchcase(name, pattern) for pattern in patterns):
-            packed[name] = tensor
+        chosen = [bits for bits, names in patterns.items() if any(fnmatchcase(name, one) for one in names)]
+        if not chosen:
+            stored[name] = tensor
             continue
-        if tensor.dim() < 1 or not tensor.is_floating_point():
-            raise RequestError(f"tensor `{name}` cannot be stored as int8 rows: it is not a matrix of numbers")
-        rows = tensor.detach().float().flatten(1) if tensor.dim() > 1 else tensor.detach().float()[:, None]
-        scale = rows.abs().amax(dim=1) / 127.0
-        scale[scale == 0] = 1.0
-        packed[name] = (rows / scale[:, None]).round().to(torch.int8).view(tensor.shape)
-        packed[name + INT8_SCALE] = scale
-    return packed
+        bits = max(chosen)
+        try:
+            stored[name], stored[f"{name}.int{bits}_scale"] = rows.packed(tensor, bits)
+        except ValueError as error:
+            raise RequestError(f"tensor `{name}` cannot be stored as int{bits} rows: {error}") from error
+    return stored

@@ -11,7 +11,7 @@ channels.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -19,14 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from kandinsky.families.nano.linear import LinearPatches
-
-
-@dataclass(frozen=True, slots=True)
-class NanoDecoderParams:
-    """Widths and numbers of blocks from the latent's grid to half the pixels, each stage twice as fine."""
-
-    widths: tuple[int, int, int, int] = (160, 64, 48, 32)
-    blocks: tuple[int, int, int, int] = (2, 2, 1, 1)
+from kandinsky.families.nano.params import NanoDecoderParams as NanoDecoderParams
 
 
 class CausalBlock(nn.Module):
@@ -40,13 +33,22 @@ class CausalBlock(nn.Module):
         assert self.time.bias is not None
         nn.init.zeros_(self.time.bias)
 
-    def forward(self, x_NCHW: Tensor, batch: int) -> Tensor:
-        """Frames of ``batch`` clips in a row, [B·T, C, H, W]."""
+    def forward(self, x_NCHW: Tensor, batch: int, last: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Run the block.
+
+        Args:
+            x_NCHW: Frames of ``batch`` clips in a row, [B·T, C, H, W].
+            batch: B.
+            last: What it returned of the frames before; None where these are the clips' first frames.
+
+        Returns:
+            The frames, and what the next ones need of the last of them.
+        """
         h = F.silu(self.space(F.silu(x_NCHW)))
         frames = h.unflatten(0, (batch, -1))
-        before = torch.cat([frames[:, :1], frames[:, :-1]], dim=1).flatten(0, 1)
+        before = torch.cat([frames[:, :1] if last is None else last, frames[:, :-1]], dim=1).flatten(0, 1)
         out: Tensor = x_NCHW + self.time(torch.cat([h, before], dim=1))
-        return out
+        return out, frames[:, -1:]
 
 
 class NanoDecoder(nn.Module):
@@ -77,24 +79,41 @@ class NanoDecoder(nn.Module):
         assert self.last.bias is not None
         nn.init.zeros_(self.last.bias)
 
-    def forward(self, latents_BTHWC: Tensor) -> Tensor:
+    def encode(self, video_BTHWC: Tensor) -> Tensor:
+        """Encode a video in [-1, 1] of 1 + 8k frames to latents of k + 1 frames, float32."""
+        return self.linear.encode(video_BTHWC)
+
+    def decode(self, latents_BTHWC: Tensor) -> Tensor:
         """Decode latents [B, T, H, W, C] to float32 video [B, 1 + 8 (T − 1), 16 H, 16 W, 3] in about [-1, 1]."""
+        return self.decode_more(latents_BTHWC)[0]
+
+    def forward(self, latents_BTHWC: Tensor) -> Tensor:
+        """``decode``, for training."""
+        return self.decode(latents_BTHWC)
+
+    def decode_more(
+        self, latents_BTHWC: Tensor, carried: Sequence[Tensor] | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
+        """As ``model/autoencoder.CarryingAutoencoder``: together the pieces are what ``decode`` gives of the whole."""
         B, T = latents_BTHWC.shape[:2]
-        coarse = self.linear.decode(latents_BTHWC).permute(0, 1, 4, 2, 3).flatten(0, 1)
-        h = latents_BTHWC.permute(0, 1, 4, 2, 3).flatten(0, 1).contiguous(memory_format=torch.channels_last)
-        h = self.first(h)
+        begins, left = carried is None, list[Tensor]()
+        coarse = self.linear.decode(latents_BTHWC, begins=begins).permute(0, 1, 4, 2, 3).flatten(0, 1)
+        h = latents_BTHWC.to(self.first.weight.dtype).permute(0, 1, 4, 2, 3).flatten(0, 1)
+        h = self.first(h.contiguous(memory_format=torch.channels_last))
         for stage, blocks in enumerate(self.stages):
             if stage:
                 h = self.finer[stage - 1](h)
                 if stage == 1:  # a latent frame becomes eight, of the first only the last is one
                     h = h.unflatten(1, (self.temporal, -1)).unflatten(0, (B, T)).flatten(1, 2)
-                    h = h[:, self.temporal - 1 :].flatten(0, 1)
+                    h = h[:, self.temporal - 1 if begins else 0 :].flatten(0, 1)
                 h = F.pixel_shuffle(h, 2).contiguous(memory_format=torch.channels_last)
             if stage == len(self.stages) - 1:
-                h = h + self.seen(F.pixel_unshuffle(coarse, 2).contiguous(memory_format=torch.channels_last))
+                seen = F.pixel_unshuffle(coarse.to(h.dtype), 2)
+                h = h + self.seen(seen.contiguous(memory_format=torch.channels_last))
             assert isinstance(blocks, nn.ModuleList)
             for block in blocks:
-                h = block(h, B)
+                h, last = block(h, B, None if carried is None else carried[len(left)])
+                left.append(last)
         video = coarse + F.pixel_shuffle(self.last(F.silu(h)), 2).float()
         out: Tensor = video.unflatten(0, (B, -1)).permute(0, 1, 3, 4, 2)
-        return out
+        return out, left

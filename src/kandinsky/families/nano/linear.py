@@ -10,27 +10,10 @@ Legend: B batch, T frames (pixel frames outside, latent frames inside), H W rows
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 
-
-@dataclass(frozen=True, slots=True)
-class LinearPatchParams:
-    """Sizes of the map. A clip has 1 + temporal·k frames and k + 1 latent frames."""
-
-    latent_channels: int = 192
-    temporal: int = 8
-    spatial: int = 16
-
-    @property
-    def still_features(self) -> int:
-        return self.spatial**2 * 3
-
-    @property
-    def moving_features(self) -> int:
-        return self.temporal * self.still_features
+from kandinsky.families.nano.params import LinearPatchParams as LinearPatchParams
 
 
 class LinearMap(nn.Module):
@@ -47,10 +30,12 @@ class LinearMap(nn.Module):
         self.register_buffer("scale", torch.ones(channels))
 
     def encode(self, patches: Tensor) -> Tensor:
-        return ((patches - self.mean) @ self.basis.T) * self.scale
+        """Latents in float32, whatever type the map is kept in."""
+        return ((patches.float() - self.mean.float()) @ self.basis.float().T) * self.scale.float()
 
     def decode(self, latents: Tensor) -> Tensor:
-        return (latents / self.scale) @ self.basis + self.mean
+        """Patches in float32."""
+        return (latents.float() / self.scale.float()) @ self.basis.float() + self.mean.float()
 
     def fit(self, covariance: Tensor, mean: Tensor, *, whitening: float = 0.6, rounds: int = 12) -> float:
         """Set the map from the covariance of patches, by subspace iteration.
@@ -118,9 +103,16 @@ class LinearPatches(nn.Module):
             return latents
         return torch.cat([latents, self.moving.encode(self.patchify(video_BTHWC[:, 1:]))], dim=1)
 
-    def decode(self, latents_BTHWC: Tensor) -> Tensor:
-        """Decode latents to a video in about [-1, 1] of 1 + 8 (T − 1) frames; patch borders are visible."""
+    def decode(self, latents_BTHWC: Tensor, *, begins: bool = True) -> Tensor:
+        """Decode latents to a video in about [-1, 1] of 1 + 8 (T − 1) frames; patch borders are visible.
+
+        Args:
+            latents_BTHWC: The latents.
+            begins: Whether the first of them is the first of a clip; else there are 8 T frames.
+        """
+        if not begins:
+            return self.unpatchify(self.moving.decode(latents_BTHWC))
         video = self.unpatchify(self.still.decode(latents_BTHWC[:, :1]))
         if latents_BTHWC.shape[1] == 1:
             return video
-        return torch.cat([video, self.unpatchify(self.moving.decode(latents_BTHWC[:, 1:]))], dim=1)
+        return torch.cat([video, self.decode(latents_BTHWC[:, 1:], begins=False)], dim=1)

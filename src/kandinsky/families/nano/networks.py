@@ -37,3 +37,32 @@ def vocabulary(component: Component, files: Files, text: str) -> list[tuple[str,
     from kandinsky.families.nano.known_words import KnownWords
 
     return KnownWords.read(files["words"]).found(text) if "words" in files else []
+
+
+def scene_transformer(component: Component, path: Path) -> nn.Module:
+    from kandinsky.families.kandinsky5.params import DiTParams
+    from kandinsky.families.nano.scene_transformer import SceneTransformer
+
+    return SceneTransformer(DiTParams.from_dict(component.params))
+
+
+def patch_autoencoder(component: Component, path: Path) -> nn.Module:
+    from kandinsky.families.nano.decoder import NanoDecoder
+    from kandinsky.families.nano.linear import LinearPatches
+    from kandinsky.families.nano.params import NanoPatchParams
+
+    params = NanoPatchParams.from_dict(component.params)
+    return NanoDecoder(LinearPatches(params.linear), params.decoder)
+
+
+def scene_encoder(component: Component, files: Files, precision: Precision) -> object:
+    from kandinsky.families.nano.scene_encoder import NanoSceneEncoder
+
+    return NanoSceneEncoder.from_files(files["rows"], files["words"], component.params)
+
+
+def scene_vocabulary(component: Component, files: Files, text: str) -> list[tuple[str, ...]]:
+    """Names of what the second Nano can show, in English and Russian, as far as a text speaks of it."""
+    from kandinsky.families.nano.reader import SceneReader
+
+    return SceneReader.of(files["words"]).found(text)

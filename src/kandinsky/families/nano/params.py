@@ -1,4 +1,4 @@
-"""Hyper-parameters of Nano's autoencoder. No torch."""
+"""Hyper-parameters of Nano's own networks. No torch."""
 
 from __future__ import annotations
 
@@ -31,3 +31,72 @@ class NanoAutoencoderParams(Readable):
     @property
     def patch_features(self) -> int:
         return self.temporal * self.spatial**2 * 3
+
+
+@dataclass(frozen=True, slots=True)
+class LinearPatchParams:
+    """Sizes of the map. A clip has 1 + temporal·k frames and k + 1 latent frames."""
+
+    latent_channels: int = 192
+    temporal: int = 8
+    spatial: int = 16
+
+    @property
+    def still_features(self) -> int:
+        return self.spatial**2 * 3
+
+    @property
+    def moving_features(self) -> int:
+        return self.temporal * self.still_features
+
+
+@dataclass(frozen=True, slots=True)
+class NanoDecoderParams:
+    """Widths and numbers of blocks from the latent's grid to half the pixels, each stage twice as fine."""
+
+    widths: tuple[int, int, int, int] = (160, 64, 48, 32)
+    blocks: tuple[int, int, int, int] = (2, 2, 1, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class NanoPatchParams(Readable):
+    """Hyper-parameters of the second Nano's autoencoder: a linear encoder, and a decoder that is learned.
+
+    Attributes:
+        latent_channels: C of the latent.
+        temporal: Pixel frames of a latent frame, but the first.
+        spatial: Pixels of a latent along each side.
+        widths: Channels of the decoder from the latent's grid to half the pixels.
+        depths: Blocks at each of these widths.
+    """
+
+    what = "autoencoder parameter"
+    latent_channels: int = 192
+    temporal: int = 8
+    spatial: int = 16
+    widths: tuple[int, int, int, int] = NanoDecoderParams().widths
+    depths: tuple[int, int, int, int] = NanoDecoderParams().blocks
+
+    @property
+    def linear(self) -> LinearPatchParams:
+        return LinearPatchParams(self.latent_channels, self.temporal, self.spatial)
+
+    @property
+    def decoder(self) -> NanoDecoderParams:
+        return NanoDecoderParams(self.widths, self.depths)
+
+
+@dataclass(frozen=True, slots=True)
+class NanoSceneParams(Readable):
+    """Hyper-parameters of the second Nano's memory of words.
+
+    Attributes:
+        concepts: How many things it can show.
+        tokens: Of each of them.
+        token_dim: Channels of a token and of the pooled vector.
+    """
+
+    what = "memory parameter"
+    concepts: int = 574
+    tokens: int = 36
+    token_dim: int = 256

@@ -20,7 +20,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -28,6 +27,8 @@ from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
+
+from kandinsky.families.nano.reader import plain as plain
 
 Language = Literal["en", "ru"]
 LANGUAGES: tuple[Language, Language] = ("en", "ru")
@@ -106,11 +107,6 @@ def load_concepts() -> tuple[Concept, ...]:
     """The committed list, in its fixed order."""
     text = resources.files("kandinsky.lab.nano").joinpath("concepts.json").read_text("utf-8")
     return tuple(Concept.from_dict(v) for v in json.loads(text))
-
-
-def plain(text: str) -> str:
-    """Lower case, NFC, «ё» as «е», single spaces: how labels and tags are compared and what the tokenizer sees."""
-    return " ".join(unicodedata.normalize("NFC", text).lower().replace("ё", "е").split())
 
 
 def fraction(*keys: str) -> float:

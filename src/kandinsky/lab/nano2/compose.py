@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
+from kandinsky.families.nano.scenes import HORIZON, Scene, track
 from kandinsky.lab.nano.captions import COLOURS
 from kandinsky.lab.nano2.catalogue import Sources
-from kandinsky.lab.nano2.scenes import HORIZON, Scene, track
 
 
 def background(scene: Scene, side: int) -> Tensor:

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
+from kandinsky.families.nano.scenes import Scene
 from kandinsky.lab.nano.captions import COLOURS
 from kandinsky.lab.nano.concepts import Concept, Language
 from kandinsky.lab.nano2.catalogue import catalogue
-from kandinsky.lab.nano2.scenes import Scene
 
 _WORDS: dict[Language, dict[str, tuple[str, ...]]] = {
     "en": {

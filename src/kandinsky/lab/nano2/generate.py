@@ -9,7 +9,6 @@ names the three nearest concepts by spelling.
 from __future__ import annotations
 
 import argparse
-import difflib
 import json
 import sys
 from dataclasses import asdict
@@ -22,23 +21,13 @@ from PIL import Image
 from torch import Tensor
 
 from kandinsky.errors import RequestError
-from kandinsky.lab.nano.concepts import Concept, plain
+from kandinsky.families.nano.reader import Understood
+from kandinsky.families.nano.scene_encoder import said_beside_image
+from kandinsky.families.nano.scene_words import said_of
 from kandinsky.lab.nano2.catalogue import catalogue
 from kandinsky.lab.nano2.judge import Trained
-from kandinsky.lab.nano2.memorise import SIDE
-from kandinsky.lab.nano2.reader import Understood, read, words_of
-from kandinsky.lab.nano2.words import NOTHING, Said, said_of, unsaid
-
-
-def nearest(text: str, count: int = 3) -> list[str]:
-    """Labels of concepts that are spelt most like a word of the text."""
-    words = words_of(text)
-
-    def likeness(entry: Concept) -> float:
-        labels = (plain(entry.en), plain(entry.ru))
-        return max((difflib.SequenceMatcher(None, w, label).ratio() for w in words for label in labels), default=0.0)
-
-    return [entry.en for entry in sorted(catalogue(), key=likeness, reverse=True)[:count]]
+from kandinsky.lab.nano2.memorise import SIDE, STEPS
+from kandinsky.lab.nano2.reader import read, reader
 
 
 def told(text: str, understood: Understood) -> dict[str, Any]:
@@ -51,14 +40,6 @@ def told(text: str, understood: Understood) -> dict[str, Any]:
         "ignored": list(understood.ignored),
         "left open": list(understood.left_open),
     }
-
-
-def said_with_image(understood: Understood) -> Said:
-    """What is said beside an image: what the words leave open stays open, for the image decides it."""
-    if understood.scene is None:
-        return NOTHING
-    silent = [r for r in ("arrangement",) if len(understood.scene.subjects) == 1]
-    return unsaid(said_of(understood.scene, still=False), [*understood.left_open, *silent])
 
 
 def read_image(path: Path) -> Tensor:
@@ -77,16 +58,18 @@ def main() -> None:
     parser.add_argument("prompt")
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--image", type=Path)
-    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("-o", "--output", type=Path, required=True, help="GIF")
     options = parser.parse_args()
     understood = read(options.prompt)
     sys.stdout.write(json.dumps(told(options.prompt, understood), ensure_ascii=False) + "\n")
     if understood.scene is None and options.image is None:
-        raise RequestError(f"nothing of the prompt is known; the nearest are {', '.join(nearest(options.prompt))}")
-    trained = Trained(options.run, concepts=len(catalogue()))
+        raise RequestError(
+            f"nothing of the prompt is known; the nearest are {', '.join(reader().nearest(options.prompt))}"
+        )
+    trained = Trained(options.run)
     if options.image is not None:
-        said, images = said_with_image(understood), [read_image(options.image)]
+        said, images = said_beside_image(understood), [read_image(options.image)]
         clip = trained.make([said], [None], steps=options.steps, images=images)[0]
     else:
         assert understood.scene is not None

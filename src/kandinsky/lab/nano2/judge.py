@@ -24,23 +24,16 @@ from torch import Tensor
 
 from kandinsky.families.nano.decoder import NanoDecoder
 from kandinsky.families.nano.linear import LinearPatches
+from kandinsky.families.nano.scene_words import NOTHING, Said, said_of
+from kandinsky.families.nano.scenes import ARRANGEMENTS, CAMERAS, MOTIONS, PLACES, Scene, Subject, plain_scene
 from kandinsky.lab.nano.captions import held_colours
 from kandinsky.lab.nano2.catalogue import Sources, catalogue
 from kandinsky.lab.nano2.compose import render
 from kandinsky.lab.nano2.fidelity import Clip, fidelity, jumps
 from kandinsky.lab.nano2.measure import fixed_prompts, strips
-from kandinsky.lab.nano2.memorise import SceneDenoiser, network_params, sample
+from kandinsky.lab.nano2.memorise import STEPS, SceneDenoiser, network_params, sample
+from kandinsky.lab.nano2.portraits import PortraitMemory, Portraits
 from kandinsky.lab.nano2.reader import read
-from kandinsky.lab.nano2.scenes import (
-    ARRANGEMENTS,
-    CAMERAS,
-    MOTIONS,
-    PLACES,
-    Scene,
-    Subject,
-    plain_scene,
-)
-from kandinsky.lab.nano2.words import NOTHING, Said, said_of
 
 
 def scene_groups(count: int) -> dict[str, list[Scene]]:
@@ -85,15 +78,17 @@ class Trained:
     """A run's networks.
 
     Args:
-        run: Folder with ``linear.safetensors``, ``denoiser/checkpoint.pt`` and, where it is done,
+        run: Folder with ``linear.safetensors``, ``portraits.pt``, ``denoiser/checkpoint.pt`` and, where it is done,
             ``decoder/vae.safetensors``; without it clips show the borders of the linear decoder's patches.
         average: Which of the averaged weights.
     """
 
-    def __init__(self, run: Path, *, concepts: int, average: int = 0) -> None:
+    def __init__(self, run: Path, *, average: int = 0) -> None:
         state = torch.load(run / "denoiser" / "checkpoint.pt", weights_only=True, mmap=True)
         self.step = int(state["step"])
-        self.network = SceneDenoiser(network_params(), concepts)
+        params = network_params()
+        memory = PortraitMemory(Portraits.read(run / "portraits.pt"), dim=params.in_text_dim)
+        self.network = SceneDenoiser(params, memory)
         self.network.load_state_dict(state["averages"][average])
         self.network.eval()
         self.linear = LinearPatches()
@@ -118,7 +113,7 @@ class Trained:
         said: Sequence[Said],
         places: Sequence[Scene | None],
         *,
-        steps: int = 8,
+        steps: int = STEPS,
         images: Sequence[Tensor] | None = None,
         batch: int = 12,
     ) -> list[Clip]:
@@ -153,12 +148,12 @@ def judge(trained: Trained, sources: Sources, out: Path, *, count: int = 48) -> 
         real = [to_pixels(render(scene, sources)[None])[0] for scene in scenes]
         labels = [" + ".join(catalogue()[s.concept or 0].en for s in scene.subjects) for scene in scenes]
         said = [said_of(scene, still=False) for scene in scenes]
-        for steps in (8, 4, 2, 1) if name == "plain" else (8,):
+        for steps in (STEPS, 2, 4, 8) if name == "plain" else (STEPS,):
             made = trained.make(said, scenes, steps=steps)
-            figures = fidelity(made, real, labels, round_trip=trained.round_trip if steps == 8 else None)
+            figures = fidelity(made, real, labels, round_trip=trained.round_trip if steps == STEPS else None)
             result["groups"][f"{name}, {steps} steps"] = asdict(figures)
             logging.info("%s, %d steps: %.2f dB", name, steps, figures.psnr_db)
-            if steps == 8:
+            if steps == STEPS:
                 strips(made[:24], real[:24]).save(out / f"{name.replace(' ', '_')}.png")
         write()
     scenes = groups["plain"][::2]
@@ -195,9 +190,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(1)
     sources = Sources(options.data)
-    judge(
-        Trained(options.run, concepts=len(sources), average=options.average), sources, options.out, count=options.clips
-    )
+    judge(Trained(options.run, average=options.average), sources, options.out, count=options.clips)
 
 
 if __name__ == "__main__":

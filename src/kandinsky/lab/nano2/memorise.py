@@ -9,6 +9,7 @@ Legend: B clips, T latent frames, H W latent rows and columns, C channels.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,23 +19,30 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kandinsky.families.kandinsky5.dit import DiffusionTransformer3D
 from kandinsky.families.kandinsky5.params import DiTParams
+from kandinsky.families.nano.geometry import condition_channels, packed
 from kandinsky.families.nano.linear import LinearPatches
+from kandinsky.families.nano.scene_transformer import SceneTransformer
+from kandinsky.families.nano.scene_words import NOTHING, ROLES, Said, SceneWords, said_of, unsaid
+from kandinsky.families.nano.scenes import Scene
 from kandinsky.lab.nano2.catalogue import Sources
 from kandinsky.lab.nano2.compose import render
-from kandinsky.lab.nano2.geometry import condition_channels
-from kandinsky.lab.nano2.scenes import Scene, draw_scene
-from kandinsky.lab.nano2.words import NOTHING, ROLES, Said, SceneWords, said_of, unsaid
+from kandinsky.lab.nano2.portraits import PLACES, PortraitMemory, Portraits
+from kandinsky.lab.nano2.scenes import draw_scene
 from kandinsky.model.values import TextEmbeddings
 from kandinsky.ops.attention import AttentionSpec
+from kandinsky.train.muon import BLOCK
 
 SIDE, FRAMES, LATENT_FRAMES = 192, 25, 4
 ROPE_SCALE = (0.25, 0.25, 0.25)
+STEPS = 1
+"""Of the release: a scene has one right clip, and further steps add to its errors."""
+AHEAD = 512
+"""Clips that another process may have drawn beyond the newest one that was asked for."""
 
 
 def network_params(**changes: Any) -> DiTParams:
-    """The network of the release: 384 wide, seven blocks of three heads, patches of 2 × 2 latents."""
+    """The network of the release: 384 wide, four blocks of three heads, patches of 2 × 2 latents."""
     values: dict[str, Any] = {
         "in_visual_dim": 192,
         "out_visual_dim": 192,
@@ -44,7 +52,7 @@ def network_params(**changes: Any) -> DiTParams:
         "model_dim": 384,
         "ff_dim": 1536,
         "num_text_blocks": 1,
-        "num_visual_blocks": 7,
+        "num_visual_blocks": 4,
         "axes_dims": (32, 48, 48),
         "patch_size": (1, 2, 2),
         "visual_cond": True,
@@ -55,10 +63,10 @@ def network_params(**changes: Any) -> DiTParams:
 class SceneDenoiser(nn.Module):
     """The transformer and the memory of words beside it."""
 
-    def __init__(self, params: DiTParams, concepts: int) -> None:
+    def __init__(self, params: DiTParams, memory: nn.Module) -> None:
         super().__init__()
-        self.dit = DiffusionTransformer3D(params)
-        self.words = SceneWords(concepts, dim=params.in_text_dim)
+        self.dit = SceneTransformer(params)
+        self.words = SceneWords(memory, tokens=PLACES, dim=params.in_text_dim)
 
     def forward(self, x_BTHWC: Tensor, condition_BTHWC: Tensor, time_B: Tensor, text: TextEmbeddings) -> Tensor:
         """The clean latent, [B, T, H, W, C] in float32; time in [0, 1]."""
@@ -79,7 +87,7 @@ class Mix:
         fresh: Clips of a batch that are drawn anew; the others were drawn within the last ``pool`` clips.
         shift: Of the times, towards noise.
         image_share: Share of clips whose first frame is given.
-        wordless_share: Share of scenes of emoji that are no concepts; their first frame is always given.
+        wordless_share: Share of scenes of emoji that are no concepts: an encoder of portraits learns from them as well.
         contradicted: Share of given first frames whose words speak of something else, so that the image wins.
         concepts: Only the first so many; None for all.
     """
@@ -92,7 +100,7 @@ class Mix:
     pool: int = 6000
     shift: float = 4.0
     image_share: float = 0.12
-    wordless_share: float = 0.05
+    wordless_share: float = 0.2
     drop_all: float = 0.07
     drop_role: float = 0.08
     drop_places: float = 0.12
@@ -111,44 +119,31 @@ class SceneBatch:
     given_B: Tensor
 
 
-class SceneObjective:
-    """Scenes drawn and encoded as they are needed, for ``run_steadily``.
+class KeptScenes:
+    """Scenes by number, and the latents of the last of them.
 
     Args:
-        linear: The encoder; its channels' energies weigh the loss by their square roots.
-        scenes: Fixed scenes to learn by heart instead of random ones, to find faults.
-        kept: Folder for the latents of the last scenes, so that a run that goes on has them; None = in memory.
+        linear: The encoder.
+        fixed: Scenes to learn by heart instead of random ones, to find faults.
+        kept: Folder for the latents, so that a run that goes on has them, and another process can draw ahead of it;
+            None = in memory.
     """
 
     def __init__(
         self,
         sources: Sources,
         linear: LinearPatches,
-        params: DiTParams,
         mix: Mix,
         *,
-        scenes: Sequence[Scene] | None = None,
+        fixed: Sequence[Scene] | None = None,
         kept: Path | None = None,
     ) -> None:
-        self.sources, self.linear, self.mix, self.fixed = sources, linear, mix, scenes
-        self.network = SceneDenoiser(params, len(sources))
-        weights = [part.energy().sqrt() for part in (linear.still, linear.moving)]
-        still, moving = (w / w.mean() for w in weights)
-        self.weight_TC = torch.stack([still] + [moving] * (LATENT_FRAMES - 1))
+        self.sources, self.linear, self.mix, self.fixed = sources, linear, mix, fixed
         side, channels = SIDE // linear.params.spatial, linear.params.latent_channels
-        self._ring = _kept(kept, "ring", (mix.pool, LATENT_FRAMES, side, side, channels), np.float16)
-        self._held = _kept(kept, "numbers", (mix.pool,), np.int64)  # the scene of each place, plus one
-
-    def groups(self) -> dict[str, list[nn.Parameter]]:
-        """Parameters by pace, see ``SteadyObjective``."""
-        blocks = ("self_attention", "cross_attention", "feed_forward")
-        result: dict[str, list[nn.Parameter]] = {"muon": [], "plain": [], "rows": []}
-        for name, p in self.network.named_parameters():
-            if name.startswith("words."):
-                result["rows"].append(p)
-            else:
-                result["muon" if p.ndim == 2 and any(b in name for b in blocks) else "plain"].append(p)
-        return result
+        room = mix.pool + AHEAD
+        self._ring = _kept(kept, "ring", (room, LATENT_FRAMES, side, side, channels), np.float16)
+        self._held = _kept(kept, "numbers", (room,), np.int64)  # the scene of each place, plus one
+        self._asked = _kept(kept, "asked", (1,), np.int64)
 
     def scene(self, number: int) -> Scene:
         """The scene of a number, the same on every machine."""
@@ -174,23 +169,71 @@ class SceneObjective:
         """The latent of a scene's first frame alone, [1, H, W, C]."""
         return self.linear.encode(render(scene, self.sources, side=SIDE, frames=FRAMES, shown=1)[None])[0]
 
+    def numbers(self, step: int, rng: np.random.Generator) -> list[int]:
+        """The clips of a step: the newest, and some of those before."""
+        mix = self.mix
+        newest = (step - mix.still_steps + 1) * mix.fresh
+        self._asked[0] = newest
+        oldest = max(0, newest - mix.pool)
+        again = rng.integers(oldest, newest, mix.clips - mix.fresh).tolist()
+        return [*range(newest - mix.fresh, newest), *again]
+
+    def draw_ahead(self) -> None:
+        """Draw what a run in another process will ask for next, until this one is stopped.
+
+        A clip that is not there in time the run draws itself, so nothing depends on this.
+        """
+        number = 0
+        while True:
+            asked = int(self._asked[0])
+            number = max(number, asked)
+            if number < asked + AHEAD - self.mix.clips:
+                self.latents(number)
+                number += 1
+            else:
+                time.sleep(0.5)
+
+
+class SceneObjective:
+    """Scenes drawn and encoded as they are needed, for ``run_steadily``.
+
+    The encoder's channels' energies weigh the loss by their square roots.
+    """
+
+    def __init__(self, scenes: KeptScenes, params: DiTParams, portraits: Portraits) -> None:
+        self.scenes, self.sources, self.linear, self.mix = scenes, scenes.sources, scenes.linear, scenes.mix
+        self.network = SceneDenoiser(params, PortraitMemory(portraits, dim=params.in_text_dim))
+        self._wordless = {row: len(self.sources) + n + 1 for n, row in enumerate(self.sources.wordless)}
+        weights = [part.energy().sqrt() for part in (self.linear.still, self.linear.moving)]
+        still, moving = (w / w.mean() for w in weights)
+        self.weight_TC = torch.stack([still] + [moving] * (LATENT_FRAMES - 1))
+
+    def groups(self) -> dict[str, list[nn.Parameter]]:
+        """Parameters by pace, see ``SteadyObjective``."""
+        blocks = ("self_attention", "cross_attention", "feed_forward", "words.memory.", "dit.local.")
+        result: dict[str, list[nn.Parameter]] = {"muon": [], "plain": [], "rows": []}
+        for name, p in self.network.named_parameters():
+            if name.startswith("words.") and "memory." not in name:
+                result["rows"].append(p)
+            else:
+                matrix = p.ndim == 2 and any(b in name for b in blocks) and len(p) > PLACES
+                result["muon" if matrix and max(p.shape) % BLOCK == 0 else "plain"].append(p)
+        return result
+
     def batch(self, step: int, generator: torch.Generator) -> SceneBatch:
         mix = self.mix
         rng = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
         still = step < mix.still_steps or rng.random() < mix.still_share
         if still:
-            scenes = [self.scene(int(n)) for n in rng.integers(2**31, 2**40, mix.stills)]
-            latents = torch.stack([self.first_latent(scene) for scene in scenes])
+            scenes = [self.scenes.scene(int(n)) for n in rng.integers(2**31, 2**40, mix.stills)]
+            latents = torch.stack([self.scenes.first_latent(scene) for scene in scenes])
         else:
-            newest = (step - mix.still_steps + 1) * mix.fresh
-            numbers = [newest - 1 - i for i in range(mix.fresh)]
-            oldest = max(0, newest - mix.pool)
-            numbers += [int(n) for n in rng.integers(oldest, newest, mix.clips - mix.fresh)]
-            scenes = [self.scene(n) for n in numbers]
-            latents = torch.stack([self.latents(n) for n in numbers]).float()
+            numbers = self.scenes.numbers(step, rng)
+            scenes = [self.scenes.scene(n) for n in numbers]
+            latents = torch.stack([self.scenes.latents(n) for n in numbers]).float()
         said, places, given = [], [], []
         for scene in scenes:
-            with_image = not still and (scene.subjects[0].concept is None or rng.random() < mix.image_share)
+            with_image = not still and rng.random() < mix.image_share
             one, place = self._open(scene, with_image, still, rng)
             said.append(one)
             places.append(place)
@@ -200,12 +243,14 @@ class SceneObjective:
     def _open(self, scene: Scene, given: bool, still: bool, rng: np.random.Generator) -> tuple[Said, Scene | None]:
         """What is left unsaid, drawn role by role: much where the first frame shows it, little otherwise."""
         mix = self.mix
-        if self.fixed is None and rng.random() < mix.drop_all * (2 if given else 1):
+        if self.scenes.fixed is None and rng.random() < mix.drop_all * (2 if given else 1):
             return NOTHING, None
         drop, places = (0.4, 0.7) if given else (mix.drop_role, mix.drop_places)
-        if self.fixed is not None:
+        if self.scenes.fixed is not None:
             drop = places = 0.0
         said = said_of(scene, still=still)
+        if scene.subjects[0].row is not None:  # a subject without a word has a portrait all the same
+            said = Said((self._wordless[scene.subjects[0].row],), said.words)
         if given and rng.random() < mix.contradicted:
             other = int(rng.integers(1, len(self.sources) + 1))
             colour = int(rng.integers(1, ROLES["colour"] + 1))
@@ -220,9 +265,11 @@ class SceneObjective:
         noise = torch.randn(clean.shape, generator=generator)
         noisy = torch.lerp(clean, noise, t.view(-1, 1, 1, 1, 1))
         noisy[given, 0] = clean[given, 0]
-        condition = condition_channels(batch.places, frames=T, rows=H, columns=W, channels=C)
+        text = self.network.words(batch.said)
+        places = packed(batch.places)
+        condition = condition_channels(places, text.tokens_BLC, frames=T, rows=H, columns=W, channels=C)
         condition[given, 0, ..., -1] = 1
-        guess = self.network(noisy, condition, t, self.network.words(batch.said))
+        guess = self.network(noisy, condition, t, text)
         error_BT = ((guess - clean).pow(2) * self.weight_TC[:T, None, None]).mean(dim=(2, 3, 4))
         weight = torch.ones_like(error_BT)
         weight[given, 0] = 0
@@ -266,6 +313,8 @@ def sample(
     shift: float = 4.0,
     frames: int = LATENT_FRAMES,
     first_BHWC: Tensor | None = None,
+    noise: Tensor | None = None,
+    exact: bool = False,
 ) -> Tensor:
     """Latents of clips by Euler's method; the last step returns the network's guess.
 
@@ -274,21 +323,23 @@ def sample(
         places: Scenes whose places are known, None where not.
         shift: Of the times, towards noise.
         first_BHWC: Latents of given first frames.
+        noise: Where it begins; None draws it.
+        exact: In float32, not in bfloat16.
     """
     side, channels = SIDE // 16, network.dit.params.in_visual_dim
     B = len(said)
     generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(B, frames, side, side, channels, generator=generator)
-    condition = condition_channels(places, frames=frames, rows=side, columns=side, channels=channels)
+    x = torch.randn(B, frames, side, side, channels, generator=generator) if noise is None else noise
+    text, known = network.words(said), packed(places)
+    condition = condition_channels(known, text.tokens_BLC, frames=frames, rows=side, columns=side, channels=channels)
     if first_BHWC is not None:
         condition[:, 0, ..., -1] = 1
     times = torch.linspace(1, 0, steps + 1)
     times = shift * times / (1 + (shift - 1) * times)
-    text = network.words(said)
     for now, after in zip(times[:-1].tolist(), times[1:].tolist(), strict=True):
         if first_BHWC is not None:
             x[:, 0] = first_BHWC
-        with torch.autocast(x.device.type, dtype=torch.bfloat16):
+        with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=not exact):
             guess = network(x, condition, torch.full((B,), now), text)
         x = guess + (x - guess) * (after / now)
     if first_BHWC is not None:

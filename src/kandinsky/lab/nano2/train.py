@@ -2,7 +2,9 @@
 
     python -m kandinsky.lab.nano2.train --data FOLDER --out runs/nano2/denoiser [--copy FOLDER] [--minutes 60]
     python -m kandinsky.lab.nano2.train --data FOLDER --out runs/nano2/cool --start runs/nano2/denoiser/checkpoint.pt \
-        --cooldown 6000
+        --cooldown 1500
+    python -m kandinsky.lab.nano2.train --data FOLDER --out runs/nano2/finish --start runs/nano2/cool/checkpoint.pt \
+        --finish 1250
 
 The first fits the linear encoder where ``linear.safetensors`` is missing beside ``--out``, then trains, goes on from
 the last checkpoint whenever it is started again, and measures itself at every checkpoint (``eval.jsonl``,
@@ -18,7 +20,9 @@ import math
 import signal
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,14 +30,26 @@ from PIL import Image
 from torch import Tensor
 
 from kandinsky.families.nano.linear import LinearPatches
+from kandinsky.families.nano.scene_words import said_of
+from kandinsky.families.nano.scenes import MOTIONS, Scene, Subject, plain_scene
 from kandinsky.lab.nano.captions import held_colours
 from kandinsky.lab.nano2.catalogue import Sources, catalogue
 from kandinsky.lab.nano2.compose import render
 from kandinsky.lab.nano2.linear import fit_linear
-from kandinsky.lab.nano2.memorise import Mix, SceneObjective, network_params, sample
-from kandinsky.lab.nano2.scenes import MOTIONS, Scene, Subject, draw_scene, plain_scene
-from kandinsky.lab.nano2.words import said_of
+from kandinsky.lab.nano2.memorise import KeptScenes, Mix, SceneObjective, network_params, sample
+from kandinsky.lab.nano2.portraits import Portraits
+from kandinsky.lab.nano2.scenes import draw_scene
 from kandinsky.train.steady import Steady, run_steadily
+
+FINISH = Steady(muon=6e-4, plain=3e-4, rows=1.2e-3)
+FINISHED: dict[str, Any] = {
+    "shift": 12.0,
+    "drop_all": 0.04,
+    "drop_role": 0.06,
+    "drop_places": 0.06,
+    "still_share": 0.05,
+}
+"""A run's end, for a model of one step: rates to begin with, and what differs of what is trained on."""
 
 SEEN = 24
 """Clips of the small measure at every checkpoint."""
@@ -134,7 +150,9 @@ def train(
     sources = Sources(data)
     linear: LinearPatches = fit_linear(sources, out.parent / "linear.safetensors")
     torch.manual_seed(0)
-    objective = SceneObjective(sources, linear, network_params(), mix or Mix(), kept=out / "latents")
+    portraits = Portraits.of(sources, out.parent / "portraits.pt")
+    scenes = KeptScenes(sources, linear, mix or Mix(), kept=out / "latents")
+    objective = SceneObjective(scenes, network_params(), portraits)
     out.mkdir(parents=True, exist_ok=True)
     probe = Probe(objective, out)
 
@@ -170,24 +188,36 @@ def main() -> None:
     parser.add_argument("--start", type=Path, help="checkpoint to go on from where --out has none")
     parser.add_argument("--minutes", type=float)
     parser.add_argument("--cooldown", type=int, help="let the rates fall to zero over so many steps")
+    parser.add_argument(
+        "--finish", type=int, help="as --cooldown, at lower rates, with nearly all times at the noise and little unsaid"
+    )
     parser.add_argument("--still-steps", type=int, default=Mix().still_steps)
+    parser.add_argument(
+        "--ahead", action="store_true", help="only draw and encode what a run beside this one needs next"
+    )
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(options.threads)
     torch.set_flush_denormal(True)  # here and not in the loop: it holds for the whole process
-    settings = Steady()
-    if options.cooldown:
+    if options.ahead:
+        sources = Sources(options.data)
+        linear = fit_linear(sources, options.out.parent / "linear.safetensors")
+        KeptScenes(sources, linear, Mix(still_steps=options.still_steps), kept=options.out / "latents").draw_ahead()
+    settings, mix = Steady(), Mix(still_steps=options.still_steps)
+    if options.finish:
+        settings, mix = FINISH, replace(mix, **FINISHED)
+    if steps := options.finish or options.cooldown:
         found = options.out / "checkpoint.pt"
-        first = json.loads((options.out / "settings.json").read_text())["cooldown"][0] if found.exists() else None
-        if first is None:
-            state = torch.load(options.start, weights_only=True, mmap=True)
-            first = int(state["step"])
-        settings = Steady(cooldown=(first, options.cooldown))
+        if found.exists():
+            first = json.loads((options.out / "settings.json").read_text())["cooldown"][0]
+        else:
+            first = int(torch.load(options.start, weights_only=True, mmap=True)["step"])
+        settings = replace(settings, cooldown=(first, steps))
     train(
         options.data,
         options.out,
-        mix=Mix(still_steps=options.still_steps),
+        mix=mix,
         settings=settings,
         copies=tuple(options.copy),
         start=options.start,

@@ -28,13 +28,13 @@ from torch.nn import functional as F  # noqa: N812
 
 from kandinsky.catalogue import find
 from kandinsky.families.nano.scene_text import SUBJECTS, SceneReading, SceneTextNetwork
+from kandinsky.families.nano.scene_words import ROLES, Said, said_of, unsaid
 from kandinsky.families.nano.text import NanoTextNetwork, NanoTextParams
 from kandinsky.families.nano.text_encoder import NanoTextEncoder
 from kandinsky.lab.nano.concepts import LANGUAGES, Language
 from kandinsky.lab.nano2.catalogue import catalogue
 from kandinsky.lab.nano2.describe import describe
 from kandinsky.lab.nano2.scenes import draw_scene
-from kandinsky.lab.nano2.words import ROLES, Said, said_of, unsaid
 
 READ = tuple(role for role in ROLES if role != "kind")
 """What a text can say; whether a clip or an image is wanted is asked for otherwise."""

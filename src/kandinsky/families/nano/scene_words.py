@@ -1,8 +1,11 @@
-"""Text states of known scenes: a trainable memory of what a caption can say, the teacher of the text encoder.
+"""Text states of known scenes: a trainable memory of what a prompt can say.
 
-Each concept has eight tokens and a pooled vector of its own, every other role one token a word; the first row of each
-role means that nothing was said of it, so leaving words out is a state of its own, not a default. A subject's tokens
-also carry which of the subjects it is. Legend: B clips, L tokens, C channels.
+Each concept has tokens, one for each part of its portrait, and a pooled vector of its own, every other role one token a
+word; the first row of each role means that nothing was said of it, so leaving words out is a state of its own, not a
+default. A subject's tokens also carry which of the subjects it is. There is always room for three subjects, so that a
+prompt's tokens stand at the same places whatever it says and whatever stands beside it in a batch.
+
+Legend: B clips, S subjects, L tokens, C channels.
 """
 
 from __future__ import annotations
@@ -11,16 +14,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from kandinsky.lab.nano.captions import COLOURS
-from kandinsky.lab.nano2.scenes import ARRANGEMENTS, BACKDROPS, CAMERAS, MOST_SUBJECTS, MOTIONS, PLACES, SIZES, Scene
+from kandinsky.families.nano.scenes import (
+    ARRANGEMENTS,
+    BACKDROPS,
+    CAMERAS,
+    COLOURS,
+    MOST_SUBJECTS,
+    MOTIONS,
+    PLACES,
+    SIZES,
+    Scene,
+)
 from kandinsky.model.values import TextEmbeddings
 
 ROLES: dict[str, int] = {
     "backdrop": len(BACKDROPS),
-    "colour": len(COLOURS),
-    "second colour": len(COLOURS),
+    "colour": COLOURS,
+    "second colour": COLOURS,
     "place": len(PLACES),
     "size": len(SIZES) + 1,
     "motion": len(MOTIONS) + 1,
@@ -77,37 +89,57 @@ NOTHING = Said((0,), dict.fromkeys(ROLES, 0))
 """The empty prompt."""
 
 
+class RowMemory(nn.Module):
+    """Tokens and a pooled vector of every concept as rows of their own: what a release keeps.
+
+    Args:
+        concepts: How many there are; one more row is "not said".
+    """
+
+    def __init__(self, concepts: int, *, tokens: int, dim: int) -> None:
+        super().__init__()
+        # a matrix, so that each token can be stored as a row of its own scale
+        self.tokens = nn.Parameter(torch.randn((concepts + 1) * tokens, dim))
+        self.pooled = nn.Parameter(torch.randn(concepts + 1, dim))
+
+    def forward(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Of subjects [B, S]: tokens [B, S, L, C], pooled [B, S, C]."""
+        return self.tokens.unflatten(0, (len(self.pooled), -1))[rows], self.pooled[rows]
+
+
 class SceneWords(nn.Module):
     """The memory.
 
     Args:
-        concepts: How many there are; one more row is "not said".
-        tokens: Of each concept.
+        memory: Tokens and pooled vectors of subjects, by their number plus one.
+        tokens: Of each subject.
         dim: Channels of a token and of the pooled vector.
     """
 
-    def __init__(self, concepts: int, *, tokens: int = 8, dim: int = 256) -> None:
+    def __init__(self, memory: nn.Module, *, tokens: int, dim: int) -> None:
         super().__init__()
-        self.tokens = tokens
-        self.concept_tokens = nn.Parameter(torch.randn(concepts + 1, tokens, dim))
-        self.concept_pooled = nn.Parameter(torch.randn(concepts + 1, dim))
+        self.tokens, self.memory = tokens, memory
+        self.place = nn.Parameter(torch.randn(tokens, dim))
         self.which = nn.Parameter(torch.randn(MOST_SUBJECTS, 1, dim))
         self.word_tokens = nn.ParameterDict({r: nn.Parameter(torch.randn(n + 1, dim)) for r, n in ROLES.items()})
         self.word_pooled = nn.ParameterDict({r: nn.Parameter(torch.randn(n + 1, dim) / 4) for r, n in ROLES.items()})
 
     def forward(self, said: Sequence[Said]) -> TextEmbeddings:
-        """States of B clips: tokens [B, 3·8 + 9, C]; the mask leaves out subjects that are not there."""
-        B = len(said)
+        """States of B clips: tokens [B, 3·L + 9, C]; the mask leaves out subjects that are not there."""
+        B, device = len(said), self.place.device
         rows = torch.zeros(B, MOST_SUBJECTS, dtype=torch.long)
         there = torch.zeros(B, MOST_SUBJECTS, dtype=torch.bool)
         for b, one in enumerate(said):
             rows[b, : len(one.subjects)] = torch.tensor(one.subjects)
             there[b, : len(one.subjects)] = True
-        subjects = (self.concept_tokens[rows] + self.which).flatten(1, 2)
-        words = torch.tensor([[one.words[role] for role in ROLES] for one in said])
+        rows, there = rows.to(device), there.to(device)
+        concept_tokens, concept_pooled = self.memory(rows)
+        subjects = (concept_tokens + self.place + self.which).flatten(1, 2)
+        words = torch.tensor([[one.words[role] for role in ROLES] for one in said], device=device)
         others = torch.stack([self.word_tokens[role][words[:, r]] for r, role in enumerate(ROLES)], dim=1)
-        pooled = (self.concept_pooled[rows] * there[..., None]).sum(1) / there.sum(1, keepdim=True)
+        pooled = (concept_pooled * there[..., None]).sum(1) / there.sum(1, keepdim=True)
         for r, role in enumerate(ROLES):
             pooled = pooled + self.word_pooled[role][words[:, r]]
-        mask = torch.cat([there.repeat_interleave(self.tokens, 1), torch.ones(B, len(ROLES), dtype=torch.bool)], 1)
+        told = torch.ones(B, len(ROLES), dtype=torch.bool, device=device)
+        mask = torch.cat([there.repeat_interleave(self.tokens, 1), told], dim=1)
         return TextEmbeddings(torch.cat([subjects, others], dim=1), pooled, mask)

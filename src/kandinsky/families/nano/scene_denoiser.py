@@ -1,0 +1,72 @@
+"""The second Nano's transformer as a denoiser: it is told where its subjects stand, and predicts the clean latent.
+
+Legend: B batch; T H W C latent frames, rows, columns, channels.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from kandinsky.errors import RequestError
+from kandinsky.families.kandinsky5.denoiser import VelocityDenoiser
+from kandinsky.families.kandinsky5.dit import DiffusionTransformer3D
+from kandinsky.families.nano.geometry import CANVAS, CHANNELS, LATENT_FRAMES, PACKED, condition_channels
+from kandinsky.model.denoiser import VIDEO, Denoiser, Known, OnTrack, Pass
+from kandinsky.model.values import TextEmbeddings
+
+LEAST_TIME = 1e-3  # below it a velocity would be the difference of nearly equal numbers over nothing
+
+
+class SceneVelocity:
+    """What the clean estimate of a transformer says of the velocity: (x − x̂0) / t.
+
+    Args:
+        inner: The bound transformer; its answer is the clean latent.
+        packed_BG: Where the subjects of B prompts, or of one for all, stand; see ``geometry.py``.
+        known: Of known frames only the mask is given, since they are pinned in the latent.
+    """
+
+    def __init__(self, inner: VelocityDenoiser, packed_BG: Tensor, known: Known) -> None:
+        self.inner, self.packed_BG, self.known = inner, packed_BG, known
+
+    def __call__(self, x_BTHWC: Tensor, t: Tensor) -> Tensor:
+        if self.inner.condition_BTHWC is None:
+            self.inner.condition_BTHWC = self._channels(x_BTHWC)
+        clean = self.inner(x_BTHWC, t).to(x_BTHWC.dtype)
+        time = t.to(x_BTHWC).clamp_min(LEAST_TIME)
+        return (x_BTHWC - clean) / (time if time.ndim == 0 else time.view(-1, 1, 1, 1, 1))
+
+    def _channels(self, x_BTHWC: Tensor) -> Tensor:
+        B, frames, rows, columns, channels = x_BTHWC.shape
+        if frames > LATENT_FRAMES or frames + rows + columns > CANVAS:
+            raise RequestError(
+                f"this model knows the places of a latent of {LATENT_FRAMES} frames of 12x12 at most, not of {frames} "
+                f"frames of {columns}x{rows}: ask for no longer clip and no other size"
+            )
+        assert channels >= CHANNELS
+        tokens = self.inner.text.expand(B).tokens_BLC.to(x_BTHWC.device)
+        packed = self.packed_BG.to(x_BTHWC.device).expand(B, -1)
+        found = condition_channels(packed, tokens, frames=frames, rows=rows, columns=columns, channels=channels)
+        if (mask := self.known.mask.get(VIDEO)) is not None:
+            found[..., -1:] = mask.to(found)[..., :1]
+        return found
+
+
+def bind(net: nn.Module, known: Known, run: Pass) -> Denoiser:
+    """The transformer as a denoiser of the track `video`; see ``model/denoiser.Bind``."""
+    assert isinstance(net, DiffusionTransformer3D)
+    width, pooled = net.params.in_text_dim2, run.text.pooled_BC
+    packed = pooled[:, width:]
+    if packed.shape[1] != PACKED:  # the embeddings of a benchmark say nothing of places
+        packed = pooled.new_zeros(len(pooled), PACKED)
+    inner = VelocityDenoiser(
+        net,
+        TextEmbeddings(run.text.tokens_BLC, pooled[:, :width], run.text.mask_BL),
+        rope_scale=run.rope_scale,
+        attention=run.attention,
+        runner=run.runner,
+        layouts=run.shared.setdefault("layouts", {}),
+        kept=run.kept,
+    )
+    return OnTrack(VIDEO, SceneVelocity(inner, packed.to(torch.float32), known), "velocity")

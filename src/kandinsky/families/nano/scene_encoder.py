@@ -1,0 +1,128 @@
+"""The second Nano's text encoder: rules read a prompt into a scene, and a memory says it to the denoiser.
+
+Where the scene's subjects stand in each latent frame travels behind the channels of the pooled vector, as
+``geometry.py`` lays it out: the denoiser is told what it would otherwise have to learn from words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL.Image import Image
+
+from kandinsky.errors import RequestError, WeightsError
+from kandinsky.families.nano.geometry import packed
+from kandinsky.families.nano.params import NanoSceneParams
+from kandinsky.families.nano.reader import SceneReader, Understood, spelt, words_of
+from kandinsky.families.nano.scene_words import NOTHING, RowMemory, Said, SceneWords, said_of, unsaid
+from kandinsky.families.nano.scenes import Scene
+from kandinsky.model.values import TextEmbeddings
+from kandinsky.printing import escaped
+from kandinsky.weights.read import load_into
+
+
+class NanoSceneEncoder:
+    """English or Russian prompts to the states that the denoiser attends to; runs where the memory's weights are."""
+
+    def __init__(self, network: SceneWords, reader: SceneReader) -> None:
+        self.network = network.eval()
+        self.reader = reader
+
+    def encode(self, prompts: Sequence[str], *, still: bool = False) -> TextEmbeddings:
+        """Embeddings of B ≥ 1 prompts: tokens [B, L, C], pooled [B, C + PACKED] and the mask.
+
+        An empty prompt gives the unconditional embedding.
+
+        Args:
+            prompts: The prompts.
+            still: Whether the result will be one image, which has a state of its own.
+
+        Returns:
+            The embeddings.
+
+        Raises:
+            RequestError: Nothing is known of what a prompt asks for; the message names the nearest concepts.
+        """
+        if isinstance(prompts, str) or not prompts:
+            raise RequestError("prompts must be a list of at least one string: write `encode([prompt])`")
+        scenes = [self._scene(prompt) for prompt in prompts]
+        return self._states([NOTHING if one is None else said_of(one, still=still) for one in scenes], scenes)
+
+    def encode_with_images(self, prompts: Sequence[str], images: Sequence[Image]) -> TextEmbeddings:
+        """Embeddings of B ≥ 1 prompts, each beside the picture that the clip begins with.
+
+        The picture decides what the words leave open, and where everything stands. Where they name nothing that can be
+        shown, it decides alone.
+        """
+        said = [said_beside_image(self.reader.read(prompt)) for prompt, _ in zip(prompts, images, strict=True)]
+        return self._states(said, [None] * len(said))
+
+    def unused(self, prompt: str, *, beside_image: bool = False) -> tuple[str, ...]:
+        """Words of a prompt that have no influence on what is shown, as they are spelt there, each once."""
+        understood = self.reader.read(prompt)
+        words, spelling, at = words_of(prompt), spelt(prompt), 0
+        ignored = list(understood.ignored)
+        if understood.scene is None and beside_image:  # then the picture decides alone
+            ignored = [word for word in words if word not in self.reader.silent]
+        found: list[str] = []
+        for phrase in ignored:
+            length = len(phrase.split())
+            while " ".join(words[at : at + length]) != phrase and at < len(words):
+                at += 1
+            found.append(" ".join(spelling[at : at + length]) or phrase)
+            at += length
+        return tuple(dict.fromkeys(found))
+
+    def _scene(self, prompt: str) -> Scene | None:
+        if not prompt.strip():
+            return None
+        scene = self.reader.read(prompt).scene
+        if scene is None:
+            near = ", ".join(f"`{name}`" for name in self.reader.nearest(prompt))
+            raise RequestError(
+                f"this model knows nothing that `{escaped(prompt)}` asks for: the nearest that it can show are {near}; "
+                "say `something` to leave it to the model, as in `something on a red background`",
+                hint="`kandinsky show MODEL --concepts` lists all it can show",
+            )
+        return scene
+
+    def _states(self, said: Sequence[Said], scenes: Sequence[Scene | None]) -> TextEmbeddings:
+        with torch.inference_mode(False), torch.no_grad():
+            text = self.network(said)
+        pooled = torch.cat([text.pooled_BC.float(), packed(scenes).to(text.pooled_BC.device)], dim=1)
+        return TextEmbeddings(text.tokens_BLC, pooled, text.mask_BL)
+
+    @classmethod
+    def from_files(cls, rows: Path, words: Path, params: Mapping[str, Any]) -> NanoSceneEncoder:
+        """Read the encoder.
+
+        Args:
+            rows: Weights of the memory.
+            words: Its `words.json`; see ``reader.py``.
+            params: Fields of ``NanoSceneParams`` that differ from its defaults.
+
+        Raises:
+            WeightsError: A file is missing or does not fit.
+            RequestError: A parameter is unknown.
+        """
+        sizes, reader = NanoSceneParams.from_dict(params), SceneReader.of(words)
+        if len(reader.names) != sizes.concepts:
+            raise WeightsError(
+                f"`{escaped(words)}` has the words of {len(reader.names)} concepts, and the memory {sizes.concepts}"
+            )
+        with torch.device("meta"):
+            memory = RowMemory(sizes.concepts, tokens=sizes.tokens, dim=sizes.token_dim)
+            network = SceneWords(memory, tokens=sizes.tokens, dim=sizes.token_dim)
+        load_into(network, rows, dtype=torch.float32)
+        return cls(network, reader)
+
+
+def said_beside_image(understood: Understood) -> Said:
+    """What is said beside an image: what the words leave open stays open, for the image decides it."""
+    if understood.scene is None:
+        return NOTHING
+    silent = ("arrangement",) if len(understood.scene.subjects) == 1 else ()
+    return unsaid(said_of(understood.scene, still=False), [*understood.left_open, *silent])

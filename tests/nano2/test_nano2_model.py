@@ -1,0 +1,361 @@
+"""The second Nano as a model of the package, tiny and with random weights: every part, through the ordinary doors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+import kandinsky
+from kandinsky.bench.fit_preview import samples
+from kandinsky.catalogue import find, plan
+from kandinsky.engine.pipeline import GenerationPipeline
+from kandinsky.errors import RequestError, WeightsError
+from kandinsky.families.kandinsky5.params import DiTParams
+from kandinsky.families.nano.decoder import NanoDecoder
+from kandinsky.families.nano.geometry import CHANNELS, LATENT_FRAMES, PACKED, packed
+from kandinsky.families.nano.linear import LinearPatches
+from kandinsky.families.nano.params import NanoPatchParams
+from kandinsky.families.nano.scene_denoiser import bind
+from kandinsky.families.nano.scene_encoder import NanoSceneEncoder
+from kandinsky.families.nano.scene_transformer import SceneTransformer
+from kandinsky.families.nano.scene_words import NOTHING, RowMemory, SceneWords, said_of
+from kandinsky.families.nano.scenes import COLOURS, WHITE
+from kandinsky.lab.nano import captions
+from kandinsky.lab.nano2.memorise import SceneDenoiser, sample
+from kandinsky.lab.nano2.reader import read, scene_words
+from kandinsky.model.denoiser import Known, Pass
+from kandinsky.model.values import Request, TextEmbeddings
+from kandinsky.weights.write import write_state
+
+DIM, LATENT = 32, 80
+DIT = {
+    "in_visual_dim": LATENT,
+    "out_visual_dim": LATENT,
+    "in_text_dim": DIM,
+    "in_text_dim2": DIM,
+    "time_dim": 32,
+    "model_dim": 64,
+    "ff_dim": 128,
+    "num_visual_blocks": 1,
+    "num_text_blocks": 1,
+    "axes_dims": [8, 12, 12],
+    "patch_size": [1, 2, 2],
+    "visual_cond": True,
+}
+FILES = ("rows.safetensors", "words.json")
+VAE = {"latent_channels": LATENT, "widths": [16, 8, 8, 8], "depths": [1, 1, 1, 1]}
+
+
+def words() -> SceneWords:
+    return SceneWords(RowMemory(574, tokens=36, dim=DIM), tokens=36, dim=DIM)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Files of the tiny model, and cards of both tasks beside them."""
+    torch.manual_seed(0)
+    place = tmp_path_factory.mktemp("nano2")
+    params = NanoPatchParams.from_dict(VAE)
+    linear = LinearPatches(params.linear)
+    for part in (linear.still, linear.moving):
+        part.basis.copy_(torch.linalg.qr(torch.randn(part.basis.shape).T)[0].T)
+    networks: dict[str, nn.Module] = {
+        "dit": SceneTransformer(DiTParams.from_dict(DIT)),
+        "rows": words(),
+        "vae": NanoDecoder(linear, params.decoder),
+    }
+    for name, network in networks.items():
+        with torch.no_grad():
+            for own, p in network.named_parameters():  # of the head every layer makes its input larger
+                p.copy_(torch.randn(p.shape) * (0.05 if name == "vae" else 0.03 if "local." in own else 0.2))
+        write_state(network.state_dict(), place / f"{name}.safetensors")
+    (place / "words.json").write_text(json.dumps(scene_words()), encoding="utf-8")
+    for task in ("t2v", "i2v"):
+        files = ", ".join(f'{{ repo = ".", files = ["{f}"], name = "{f.split(".")[0]}" }}' for f in FILES)
+        dit, vae = (", ".join(f"{k} = {json.dumps(v)}" for k, v in table.items()) for table in (DIT, VAE))
+        (place / f"tiny2-{task}.toml").write_text(
+            f"""base = "nano2-{task}"
+id = "tiny2-{task}"
+[dit]
+params = {{ {dit} }}
+parts = [{{ repo = ".", files = ["dit.safetensors"] }}]
+[text]
+params = {{ concepts = 574, token_dim = {DIM} }}
+parts = [{files}]
+[vae]
+params = {{ {vae} }}
+parts = [{{ repo = ".", files = ["vae.safetensors"] }}]
+[clip]
+channels = {LATENT}
+""",
+            encoding="utf-8",
+        )
+    return place
+
+
+@pytest.fixture
+def cards(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("KANDINSKY_CARDS", str(folder))
+    return folder
+
+
+@pytest.fixture
+def pipe(cards: Path) -> GenerationPipeline:
+    return kandinsky.load("tiny2-t2v", device="cpu")
+
+
+@pytest.fixture
+def encoder(folder: Path) -> NanoSceneEncoder:
+    return NanoSceneEncoder.from_files(
+        folder / "rows.safetensors", folder / "words.json", {"concepts": 574, "token_dim": DIM}
+    )
+
+
+def scenes_network(folder: Path) -> SceneDenoiser:
+    """The laboratory's network with the same weights."""
+    from kandinsky.weights.read import load_into
+
+    network = SceneDenoiser(DiTParams.from_dict(DIT), RowMemory(574, tokens=36, dim=DIM))
+    load_into(network.dit, folder / "dit.safetensors")
+    load_into(network.words, folder / "rows.safetensors")
+    return network.eval()
+
+
+# -- words ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_scene_travels_behind_the_pooled_vector(encoder: NanoSceneEncoder) -> None:
+    text = encoder.encode(["a cat left of a dog"])
+    scene = read("a cat left of a dog").scene
+    assert text.pooled_BC.shape == (1, DIM + PACKED) and torch.equal(text.pooled_BC[:, DIM:], packed([scene]))
+    assert text.pooled_BC[0, DIM : DIM + 3].tolist() == [1, 1, 0]
+    assert text.tokens_BLC.shape == (1, 3 * 36 + 9, DIM)
+    assert text.mask_BL is not None and int(text.mask_BL.sum()) == 2 * 36 + 9
+
+
+def test_a_prompt_is_the_same_in_any_batch(encoder: NanoSceneEncoder) -> None:
+    alone, both = encoder.encode(["a cat"]), encoder.encode(["three wolves", "a cat"])
+    assert torch.equal(alone.tokens_BLC[0], both.tokens_BLC[1])
+    assert torch.equal(alone.pooled_BC[0], both.pooled_BC[1])
+
+
+def test_a_still_has_a_state_of_its_own_and_nothing_is_unconditional(encoder: NanoSceneEncoder) -> None:
+    clip, still = encoder.encode(["a cat"]), encoder.encode(["a cat"], still=True)
+    differ = (clip.tokens_BLC != still.tokens_BLC).any(-1)[0]
+    assert differ.nonzero().flatten().tolist() == [3 * 36 + 8]
+    nothing = encoder.encode([" "])
+    assert torch.equal(nothing.tokens_BLC, encoder.network([NOTHING]).tokens_BLC)
+    assert not nothing.pooled_BC[:, DIM:].any()
+
+
+def test_what_is_unknown_is_refused_with_what_is_near(encoder: NanoSceneEncoder) -> None:
+    with pytest.raises(RequestError, match=r"`a pengiun`.*`penguin`.*say `something`"):
+        encoder.encode(["a pengiun"])
+    left_open = encoder.encode(["something on a red background"])
+    assert torch.equal(left_open.tokens_BLC[0, :36], encoder.network([NOTHING]).tokens_BLC[0, :36])
+    assert left_open.pooled_BC[0, DIM] == 1  # and yet it stands somewhere
+
+
+@pytest.mark.parametrize(
+    ("prompt", "unused"),
+    [
+        ("a cat left of a dog", ()),
+        ("a purple Cat on red", ("purple",)),
+        ("Сова поёт БЛЮЗ", ("поёт", "БЛЮЗ")),
+        ("a cat jumps and spins", ("spins",)),
+        ("two cats and a dog", ("two",)),
+        ("a small cat above a big dog", ("small", "big")),
+        ("three owls on the left", ("on the left",)),
+        ("a cat, a dog and a fox", ("fox",)),
+        ("something blue and a fox", ("something",)),
+    ],
+)
+def test_words_without_influence_are_told_as_they_are_spelt(
+    encoder: NanoSceneEncoder, prompt: str, unused: tuple[str, ...]
+) -> None:
+    assert encoder.unused(prompt) == unused
+
+
+def test_beside_an_image_words_leave_open_what_they_do_not_say(encoder: NanoSceneEncoder) -> None:
+    image = Image.new("RGB", (192, 192))
+    some, none = (encoder.encode_with_images([text], [image]) for text in ("a cat jumps", "qwrtz vblk"))
+    nothing = encoder.network([NOTHING]).tokens_BLC[0, 3 * 36 :]
+    same = (some.tokens_BLC[0, 3 * 36 :] == nothing).all(-1).tolist()
+    # backdrop, colour, second colour, place, size, motion, camera, arrangement, kind
+    assert same == [True, True, True, True, True, False, False, True, False]
+    assert torch.equal(none.tokens_BLC[0, 3 * 36 :], nothing)
+    assert not some.pooled_BC[:, DIM:].any() and not none.pooled_BC[:, DIM:].any()
+    assert encoder.unused("qwrtz on red", beside_image=True) == ("qwrtz", "red")
+    assert encoder.unused("qwrtz cat", beside_image=True) == ("qwrtz",)
+
+
+def test_what_can_be_shown_is_listed_and_searched(encoder: NanoSceneEncoder) -> None:
+    assert len(encoder.reader.found()) == 574 and ("cat", "кошка") in encoder.reader.found()
+    assert encoder.reader.found("котенок") or encoder.reader.found("кошка")
+    assert encoder.reader.found("blorptak") == []
+
+
+def test_the_list_has_the_colours_that_are_trained() -> None:
+    assert len(captions.COLOURS) == COLOURS and captions.COLOURS[WHITE].en == "white"
+
+
+def test_a_list_of_other_words_is_refused(folder: Path, tmp_path: Path) -> None:
+    table = scene_words()
+    (tmp_path / "words.json").write_text(json.dumps(table | {"concepts": table["concepts"][:5]}))
+    with pytest.raises(WeightsError, match="words of 5 concepts, and the memory 574"):
+        NanoSceneEncoder.from_files(folder / "rows.safetensors", tmp_path / "words.json", {"token_dim": DIM})
+    (tmp_path / "words.json").write_text("{}")
+    with pytest.raises(WeightsError, match="holds no list of words"):
+        NanoSceneEncoder.from_files(folder / "rows.safetensors", tmp_path / "words.json", {"token_dim": DIM})
+
+
+# -- denoiser ---------------------------------------------------------------------------------------------------------
+
+
+def test_sampling_equals_the_laboratorys(pipe: GenerationPipeline, folder: Path) -> None:
+    """Steps through the engine, and the loop that the weights were judged with."""
+    prompts = ["a cat left of a dog", "a panda jumps on a blue background"]
+    jobs = [pipe.resolve(Request("tiny2-t2v", text, seed=5, steps=8)) for text in prompts]
+    noise = pipe.noise(jobs)
+    made = pipe.sample(noise, *pipe.encode(jobs), jobs[0])
+    scenes = [read(text).scene for text in prompts]
+    said = [said_of(scene, still=False) for scene in scenes if scene is not None]
+    wanted = sample(scenes_network(folder), said, scenes, noise=noise, exact=True)
+    assert jobs[0].steps == 8 and float(wanted.std()) > 0.1
+    assert torch.allclose(made, wanted, atol=2e-5, rtol=1e-4)
+
+
+def test_the_velocity_leads_to_the_clean_estimate(folder: Path) -> None:
+    net = scenes_network(folder).dit
+    x, known = torch.randn(2, LATENT_FRAMES, 12, 12, LATENT), Known()
+    text = TextEmbeddings(torch.randn(2, 117, DIM), torch.cat([torch.randn(2, DIM), packed([None, None])], 1))
+    with torch.no_grad():
+        one = bind(net, known, Pass(text))({"video": x}, torch.tensor(0.6))["video"]
+        each = bind(net, known, Pass(text))({"video": x}, torch.tensor([0.6, 0.3]))["video"]
+    assert torch.allclose(one[0], each[0], atol=1e-5) and not torch.allclose(one[1], each[1], atol=0.1)
+
+
+def test_places_and_the_mask_reach_the_network(folder: Path) -> None:
+    net, seen = scenes_network(folder).dit, list[Tensor]()
+    net.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    x = torch.randn(1, LATENT_FRAMES, 12, 12, LATENT)
+    mask = torch.zeros(1, LATENT_FRAMES, 1, 1, 1, dtype=torch.bool)
+    mask[:, 0] = True
+    pooled = torch.cat([torch.zeros(1, DIM), packed([read("a cat moves right").scene])], 1)
+    text = TextEmbeddings(torch.randn(1, 117, DIM), pooled)
+    for known, places in ((Known(mask={"video": mask}), pooled), (Known(), torch.zeros(1, DIM))):
+        run = Pass(TextEmbeddings(text.tokens_BLC, places))
+        with torch.no_grad():
+            bind(net, known, run)({"video": x}, torch.tensor(0.5))
+    condition = seen[0][..., LATENT:]
+    assert (condition[:, 0, ..., -1] == 1).all() and not condition[:, 1:, ..., -1].any()
+    assert condition[..., CHANNELS : CHANNELS + DIM // 4].any()
+    assert not seen[1][..., LATENT + 28 :].any()  # without places only the canvas is known
+
+
+def test_a_latent_beyond_the_canvas_is_refused(folder: Path) -> None:
+    net = scenes_network(folder).dit
+    text = TextEmbeddings(torch.randn(1, 117, DIM), torch.zeros(1, DIM + PACKED))
+    with pytest.raises(RequestError, match="no longer clip"):
+        bind(net, Known(), Pass(text))({"video": torch.randn(1, 5, 12, 12, LATENT)}, torch.tensor(0.5))
+
+
+# -- autoencoder ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pieces", [(1, 1, 1, 1), (2, 2), (1, 3)])
+def test_pieces_of_a_clip_are_the_whole(folder: Path, pipe: GenerationPipeline, pieces: tuple[int, ...]) -> None:
+    with pipe.placement.hold("vae") as vae, torch.no_grad():
+        latents = torch.randn(2, 4, 3, 2, LATENT)
+        whole, found, carried = vae.decode(latents), [], None
+        for part in latents.split(pieces, dim=1):
+            frames, carried = vae.decode_more(part, carried)
+            found.append(frames)
+        assert whole.shape == (2, 25, 48, 32, 3) and torch.allclose(torch.cat(found, dim=1), whole, atol=1e-5)
+        alone = vae.decode(latents[:, :1])
+        assert alone.shape == (2, 1, 48, 32, 3) and torch.allclose(alone, whole[:, :1], atol=1e-5)
+
+
+def test_it_runs_in_bfloat16_near_to_float32(pipe: GenerationPipeline) -> None:
+    with pipe.placement.hold("vae") as vae, torch.no_grad():
+        latents = torch.randn(1, 2, 3, 3, LATENT)
+        exact = vae.decode(latents)
+        low = vae.to(torch.bfloat16).decode(latents.bfloat16())
+        vae.float()
+    assert low.dtype is torch.float32 and float((low - exact).abs().mean() / exact.abs().mean()) < 0.02
+
+
+# -- the doors --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("seconds", "frames"), [(0, 1), (0.7, 9), (1.5, 17), (2, 25)])
+def test_clips_of_every_length_and_stills(pipe: GenerationPipeline, seconds: float, frames: int) -> None:
+    video = pipe("a panda on a blue background", seconds=seconds, seed=3, steps=2)
+    assert video.frames.shape == (frames, 192, 192, 3) and video.frames.std() > 0
+    assert np.array_equal(video.frames, pipe("a panda on a blue background", seconds=seconds, seed=3, steps=2).frames)
+
+
+def test_it_generates_in_bfloat16(cards: Path) -> None:
+    """As on a GPU: weights and matrix products have eight bits of precision, and the clip is about the same."""
+    exact, low = (
+        kandinsky.load("tiny2-t2v", device="cpu", dtype=dtype)("a cat left of a dog", seed=1, steps=2).frames
+        for dtype in ("float32", "bfloat16")
+    )
+    assert np.abs(exact.astype(float) - low).mean() < 0.05 * exact.std()
+
+
+def test_longer_clips_and_other_sizes_are_refused(pipe: GenerationPipeline) -> None:
+    for wrong in ({"seconds": 4}, {"width": 256, "height": 256}):
+        with pytest.raises(RequestError):
+            pipe.resolve(Request("tiny2-t2v", "a cat").with_values(**wrong))
+
+
+def test_a_seed_is_the_same_in_a_batch_and_unused_words_stand_in_the_recipe(pipe: GenerationPipeline) -> None:
+    asked = [Request("tiny2-t2v", text, seed=s, steps=2) for text, s in (("a cat", 1), ("three blorp wolves", 2))]
+    both = pipe.run_batch([pipe.resolve(one) for one in asked])
+    alone = pipe("a cat", seed=1, steps=2)
+    assert np.abs(both[0].frames.astype(int) - alone.frames.astype(int)).max() <= 1
+    assert both[1].recipe["unused_words"] == ["blorp"] and "unused_words" not in both[0].recipe
+
+
+def test_guidance_runs_a_second_pass_that_knows_no_places(pipe: GenerationPipeline) -> None:
+    plain, guided = (pipe("a cat", seed=1, steps=2, guidance=g) for g in (1, 2))
+    assert np.isfinite(guided.frames).all() and not np.array_equal(plain.frames, guided.frames)
+
+
+def test_an_image_stays_the_first_frame(cards: Path) -> None:
+    pipe = kandinsky.load("tiny2-i2v", device="cpu")
+    image = np.zeros((100, 160, 3), np.uint8)
+    image[:, :, 0] = np.arange(160)
+    for prompt in ("", "a cat jumps"):
+        job = pipe.resolve(Request("tiny2-i2v", prompt, image=image, seed=1, steps=2))
+        (video,) = pipe.run_batch([job])
+        with pipe.placement.hold("vae") as vae, torch.no_grad():
+            given = torch.from_numpy(np.array(job.image.pixels())).float().div(127.5).sub(1)[None, None]
+            first = ((vae.decode(vae.encode(given)).clamp(-1, 1) + 1) * 127.5)[0, 0].numpy()
+        assert video.frames.shape == (25, 192, 192, 3)
+        assert np.abs(video.frames[0].astype(float) - first).max() <= 2
+
+
+def test_the_plan_and_the_cards(cards: Path) -> None:
+    card = find("nano2-t2v")
+    assert card.sampling.steps == 1 and card.sampling.guidance == 1 and card.does.makes == "video"
+    assert find("nano2-i2v").dit == card.dit and find("nano2-i2v").does.image == "required"
+    with torch.device("meta"):
+        network = SceneTransformer(DiTParams.from_dict(card.dit.params))
+    assert sum(p.numel() for p in network.parameters()) == card.parameters
+    assert card.preview is not None and len(card.preview.weights) == card.clip.channels
+    told = plan("tiny2-t2v", seconds=2)
+    assert told.tokens == 4 * 6 * 6 and told.passes == 1 and 0 < told.seconds < 60
+
+
+def test_previews_are_fitted_without_the_first_latent_frame(pipe: GenerationPipeline) -> None:
+    whole, later = (samples(pipe, "a cat on red", 1, first=first) for first in (True, False))
+    assert [len(x) for x in (*whole, *later)] == [4 * 144] * 2 + [3 * 144] * 2
+    assert torch.equal(whole[0][144:], later[0]) and torch.equal(whole[1][144:], later[1])

@@ -1,0 +1,84 @@
+"""Rows of eight, six, five and four bits: exact where the numbers are, near elsewhere, and refused where damaged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from kandinsky.errors import RequestError, WeightsError
+from kandinsky.weights import rows
+from kandinsky.weights.read import load_into, read_shapes, read_state, read_stored
+from kandinsky.weights.write import write_state
+
+FEW = (6, 5, 4)
+
+
+@pytest.mark.parametrize("bits", FEW)
+def test_whole_numbers_come_back_exactly(bits: int) -> None:
+    """Rows that hold every number there is, so the scale is 1 for one row and 0.25 for the other."""
+    most = 2 ** (bits - 1) - 1
+    row = torch.arange(-most, most + 1).float()
+    row = torch.cat([row, row.new_zeros(-len(row) % 8)])
+    matrix = torch.stack([row, row.flip(0) / 4])
+    stored, scale = rows.packed(matrix, bits)
+    assert stored.dtype is torch.uint8 and stored.shape == (2, len(row) * bits // 8)
+    assert torch.allclose(rows.expanded(stored, scale, bits), matrix, atol=1e-6)
+
+
+def test_numbers_lie_where_the_format_says() -> None:
+    """1, −2, 3, 0 with four bits: 9, 6 | 11, 8, the first of each two in the lower half of its byte."""
+    stored, scale = rows.packed(torch.tensor([[1.0, -2, 3, 7]]), 4)
+    assert scale.tolist() == [1.0] and stored.tolist() == [[9 + 16 * 6, 11 + 16 * 15]]
+    six, _ = rows.packed(torch.tensor([[1.0, -2, 3, 31]]), 6)
+    word = 33 | 30 << 6 | 35 << 12 | 63 << 18
+    assert six.tolist() == [[word & 255, word >> 8 & 255, word >> 16]]
+
+
+@pytest.mark.parametrize(("bits", "decibels"), [(8, 40), (6, 29), (5, 23.5), (4, 17.5)])
+def test_more_bits_are_nearer(bits: int, decibels: float) -> None:
+    torch.manual_seed(0)
+    matrix = torch.randn(64, 384)
+    error = (rows.expanded(*rows.packed(matrix, bits), bits) - matrix).square().mean()
+    assert -10 * torch.log10(error) > decibels
+
+
+def test_a_file_of_mixed_rows_is_read_into_a_network(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(16, 8), nn.Linear(8, 4))
+    file = write_state(net.state_dict(), tmp_path / "few.safetensors", int8=["0.bias"], int5=["0.*"], int4=["1.weight"])
+    assert read_stored(file).keys() == net.state_dict().keys()
+    assert read_shapes(file) == {name: tuple(p.shape) for name, p in net.state_dict().items()}
+    other = nn.Sequential(nn.Linear(16, 8), nn.Linear(8, 4))
+    load_into(other, file, dtype=torch.float32)
+    for name, p in net.state_dict().items():
+        assert torch.equal(other.state_dict()[name], read_state(file)[name])
+        assert (other.state_dict()[name] - p).norm() < 0.12 * p.norm()
+    assert torch.equal(other[1].bias, net[1].bias)
+
+
+def test_what_has_no_such_rows_is_refused(tmp_path: Path) -> None:
+    for wrong in (torch.zeros(2, 6), torch.zeros(8), torch.zeros(2, 8, dtype=torch.int32), torch.zeros(2, 2, 8)):
+        with pytest.raises(RequestError, match=r"cannot be stored as int[56] rows"):
+            bits = {"int6": ["x"]} if wrong.shape != (2, 2, 8) else {"int5": ["x"]}
+            write_state({"x": wrong}, tmp_path / "x.safetensors", **bits)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("stored", "scale"),
+    [
+        (torch.zeros(2, 3, dtype=torch.int8), torch.ones(2)),
+        (torch.zeros(2, 4, dtype=torch.uint8), torch.ones(2)),  # no multiple of three bytes
+        (torch.zeros(2, 3, dtype=torch.uint8), torch.ones(3)),
+        (torch.zeros(2, 3, dtype=torch.uint8), torch.ones(2, dtype=torch.int32)),
+    ],
+)
+def test_damaged_rows_are_named(tmp_path: Path, stored: torch.Tensor, scale: torch.Tensor) -> None:
+    file = write_state({"x": stored, "x.int6_scale": scale}, tmp_path / "x.safetensors")
+    with pytest.raises(WeightsError, match=r"`x\.int6_scale`.*does not fit the rows of `x`"):
+        read_state(file)
+    write_state({"y.int4_scale": torch.ones(2)}, tmp_path / "y.safetensors")
+    with pytest.raises(WeightsError, match="scales a tensor that is not there"):
+        read_state(tmp_path / "y.safetensors")
