@@ -60,7 +60,7 @@ def build(command: type) -> typer.Typer:
     for suite in SUITES.values():
         told = f"Make clips for {suite.title} ({suite.file}), or take those of a folder, and measure them."
         group.command(suite.name, cls=command, help=told)(run_suite)
-    for function in (nano, compare, report, board, export, distance):
+    for function in (nano, autoencoder, compare, report, board, export, distance):
         group.command(function.__name__, cls=command)(function)
     return group
 
@@ -207,6 +207,60 @@ def run_suite(
     else:
         print(results.table(result))
         emit(path)
+
+
+def autoencoder(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="Catalogue id or folder of a model, or the folder of an autoencoder as training writes it.",
+            autocompletion=model_ids,
+        ),
+    ],
+    clips: Annotated[Path, typer.Option("--clips", metavar="FOLDER", help="Clips to code and decode.")],
+    size: Annotated[str | None, typer.Option("--size", help="WIDTHxHEIGHT; default: each clip's own, cropped.")] = None,
+    frames: Annotated[int, typer.Option("--frames", min=1, help="Of each clip, at most; its beginning.")] = 17,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only so many clips, the first ones.")] = None,
+    extractors: Annotated[
+        list[str] | None,
+        typer.Option("--extractor", metavar="NAME=PATH", help="Weights of lpips or i3d, for LPIPS and rFVD."),
+    ] = None,
+    device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:N or mps; default: the best.")] = None,
+    dtype: Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 or float16.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write the result there, a .json file.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Measure what an autoencoder loses (PSNR, SSIM, LPIPS, flicker, rFVD), and what its latents are like."""
+    from kandinsky.cli.progress import counted
+    from kandinsky.engine.request import parse_size
+    from kandinsky.evaluate import autoencoders, results
+    from kandinsky.evaluate.clip_files import clips_of
+    from kandinsky.evaluate.extractors import find_tools
+    from kandinsky.files import check_writable, replacing
+
+    RunOptions(device=device, dtype=dtype).check()
+    wanted = None if size is None else parse_size(size)
+    files = dict(sorted(clips_of(clips).items())[:limit])
+    if output is not None:
+        check_writable(output)
+    tools = find_tools(autoencoders.NEEDED, _named(extractors or ()), device=device)
+    with autoencoders.opened(model, device=device, dtype=dtype) as coder, counted("measuring") as on_clip:
+        ratio = f"{coder.temporal}x{coder.spatial}x{coder.spatial}"
+        found = autoencoders.evaluate(coder, files, tools, size=wanted, frames=frames, on_clip=on_clip)
+    told = {"kandinsky_autoencoder": 1, "model": model, "ratio": ratio, "weights": dict(tools.weights)} | found
+    told["machine"] = results.machine()
+    if output is not None:
+        with replacing(output) as part:
+            part.write_text(json.dumps(told, ensure_ascii=False, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    if as_json:
+        emit_json(told, indent=1)
+    else:
+        print(f"{model}, {ratio}: {len(files)} clips\n{autoencoders.table(found)}")
+        if output is not None:
+            emit(output)
 
 
 def compare(

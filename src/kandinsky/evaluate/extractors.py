@@ -294,6 +294,25 @@ class I3d:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Lpips:
+    """LPIPS (Zhang et al. 2018) by its authors' package, in the features of AlexNet."""
+
+    model: Callable[[Any, Any], Any]
+    device: str
+
+    def distance(self, frames_THWC: np.ndarray, others_THWC: np.ndarray) -> float:
+        """Mean over frames of the distance of uint8 frames; 0 for equal ones."""
+        import torch
+
+        total = 0.0
+        for begin in range(0, len(frames_THWC), BATCH):
+            one, other = (_tensor(x[begin : begin + BATCH], self.device) for x in (frames_THWC, others_THWC))
+            with torch.inference_mode():
+                total += float(self.model(one / 127.5 - 1.0, other / 127.5 - 1.0).float().sum())
+        return total / len(frames_THWC)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class ViClip:
     """ViCLIP as TorchScript with `encode_vision` [1, 8, 3, 224, 224] and `encode_text` [1, 77]."""
 
@@ -384,6 +403,19 @@ def _musiq(source: str, device: str) -> Musiq:
     return Musiq(model, device)
 
 
+def _lpips(source: str, device: str) -> Lpips:
+    import lpips
+
+    # the package holds the linear layers; it would download AlexNet, so that one is read from the file
+    model = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)
+    state = _state(source, device)
+    named = {name: f"features.{name.split('.', 1)[1]}" for name in model.net.state_dict()}
+    if lacking := [key for key in named.values() if key not in state]:
+        raise WeightsError(f"it holds no `{lacking[0]}`")
+    model.net.load_state_dict({name: state[key] for name, key in named.items()})
+    return Lpips(_ready(model, device), device)
+
+
 def _script(source: str, device: str) -> Any:
     import torch
 
@@ -464,6 +496,10 @@ def _all() -> Iterator[Extractor]:
     yield Extractor(
         "i3d", "I3D", "the file `i3d_torchscript.pt`", None, "StyleGAN-V's evaluation, from DeepMind's kinetics-i3d",
         "Apache-2.0", None, lambda source, device: I3d(_script(source, device), device),
+    )  # fmt: skip
+    yield Extractor(
+        "lpips", "LPIPS", "Torchvision's file `alexnet-owt-….pth`", None, "download.pytorch.org/models",
+        "BSD-3-Clause, and BSD-2-Clause for the package's layers", "lpips", _lpips,
     )  # fmt: skip
     yield Extractor(
         "viclip", "ViCLIP", "a TorchScript file with `encode_vision` and `encode_text`", None,

@@ -3,7 +3,8 @@
 A clip passes in pieces whose causal convolutions carry what the piece before left, and each piece is computed again
 in the backward pass: memory is that of one piece, while gradients go through all of the clip. Losses see the whole.
 Sources: HunyuanVideo (arXiv 2412.03603, section 4.1: L1 + 0.1 LPIPS + 0.05 GAN + 1e-6 KL); the penalty of outliers,
-Movie Gen (arXiv 2410.13720, section 3.1.1); the balance of the adversarial loss, VQGAN (arXiv 2012.09841).
+Movie Gen (arXiv 2410.13720, section 3.1.1); the balance of the adversarial loss, VQGAN (arXiv 2012.09841); for
+equivariance see ``train/equivariance.py``.
 
 Legend: B batch; T H W C frames, rows, columns, channels; pixels in [-1, 1].
 """
@@ -14,11 +15,11 @@ import dataclasses
 import logging
 import math
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -34,7 +35,7 @@ from kandinsky.media.image import cover, open_image
 from kandinsky.media.mux import InputVideo, probe
 from kandinsky.model.card import Component
 from kandinsky.printing import counted, escaped
-from kandinsky.train import loop
+from kandinsky.train import equivariance, loop
 from kandinsky.train.adversary import UPDATE, PatchDiscriminator, balance, figures, told_apart
 from kandinsky.train.data import sources
 from kandinsky.train.data.clips import fitted, is_still, nearest
@@ -44,8 +45,9 @@ from kandinsky.train.perceptual import PerceptualDistance
 from kandinsky.train.recipe import Run
 from kandinsky.train.scale import works_on
 from kandinsky.train.work import done
-from kandinsky.weights.keymaps import keymap_of
+from kandinsky.weights.keymaps import KeyMap, keymap_of
 from kandinsky.weights.read import load_into
+from kandinsky.weights.untrusted import read_table
 from kandinsky.weights.write import write_state
 
 log = logging.getLogger(__name__)
@@ -61,6 +63,8 @@ class NetworkSettings:
         kind: Of the network.
         params: Hyper-parameters under Diffusers' names; the released autoencoder's where absent.
         weights: File or folder to begin with; random ones where absent.
+        lower: Folder of an autoencoder of a lower ratio in Diffusers' layout, as a training writes it, to begin as;
+            instead of ``weights``. See ``families/parts/progressive.py``.
         scaling: The factor that gives latents a standard deviation of 1: `measured` at the end, or `kept` as `params`
             say it, for denoisers that know it. Where absent, it is kept with `weights`, and else measured.
     """
@@ -68,6 +72,7 @@ class NetworkSettings:
     kind: Literal["hunyuan", "cogvideox"]
     params: Mapping[str, Any] = field(default_factory=dict)
     weights: str | None = None
+    lower: str | None = None
     scaling: Literal["measured", "kept"] | None = None
 
     @property
@@ -112,6 +117,11 @@ class AutoencoderLosses:
         kl: Of the latents' distribution from a normal one, for each number of a latent.
         temporal: L1 of the differences between neighbouring frames.
         outlier: Of latents far from the others, which decoders use as bright dots.
+        equivariance: Of what latents that were turned or made smaller decode to, from the clip changed so: the
+            reconstruction and the perceptual loss once more. See ``train/equivariance.py``.
+        equivariance_share: Of the steps that have it.
+        equivariance_scale: The least scale; 1 for turns alone.
+        equivariance_turns: Whether there are turns; else scales alone, as in arXiv 2502.14831.
         adversarial: Of a discriminator of patches in space and time.
         adversarial_from: First step whose loss it is part of.
         balanced: Scale the adversarial loss so that its gradient is as large as that of the others.
@@ -124,6 +134,10 @@ class AutoencoderLosses:
     kl: float = field(default=1e-6, metadata={"least": 0})
     temporal: float = field(default=0.0, metadata={"least": 0})
     outlier: float = field(default=0.0, metadata={"least": 0})
+    equivariance: float = field(default=0.0, metadata={"least": 0})
+    equivariance_share: float = field(default=0.5, metadata={"above": 0, "most": 1})
+    equivariance_scale: float = field(default=0.25, metadata={"above": 0, "most": 1})
+    equivariance_turns: bool = True
     adversarial: float = field(default=0.05, metadata={"least": 0})
     adversarial_from: int = field(default=0, metadata={"least": 0})
     balanced: bool = True
@@ -160,6 +174,34 @@ class PiecewiseAutoencoder(Protocol):
     def encode_piece(self, video_BTHWC: Tensor, memory: Any = None) -> tuple[Tensor, Tensor, Any]: ...
 
     def decode_piece(self, latents_BTHWC: Tensor, memory: Any = None) -> tuple[Tensor, Any]: ...
+
+
+@runtime_checkable
+class GrowingAutoencoder(Protocol):
+    """An autoencoder that can begin as one of a lower ratio."""
+
+    def begin_as(self, config: Mapping[str, Any], read: Callable[[nn.Module], None]) -> None: ...
+
+
+def begin_as(network: nn.Module, lower: str, keymap: KeyMap) -> None:
+    """Give a network the weights of one of a lower ratio.
+
+    Args:
+        network: Of any kind.
+        lower: Folder in Diffusers' layout.
+        keymap: Of the kind.
+
+    Raises:
+        RequestError: Networks of this kind cannot, the folder has no `config.json`, or the networks do not fit.
+        WeightsError: Weights are broken or of another network.
+    """
+    folder = local_path(lower, "weights")
+    if not isinstance(network, GrowingAutoencoder):
+        raise RequestError("`network.lower` is for networks of the kind `hunyuan`: use `network.weights`")
+    if not (folder / "config.json").is_file():
+        raise RequestError(f"`network.lower` `{lower}` has no `config.json`: name the folder `vae` of a training")
+    read: Callable[[nn.Module], None] = lambda net: load_into(net, folder, keymap=keymap, dtype=torch.float32)  # noqa: E731
+    network.begin_as(read_table(folder / "config.json"), read)
 
 
 def encoded(network: PiecewiseAutoencoder, clip_BTHWC: Tensor, piece: int) -> tuple[Tensor, Tensor]:
@@ -371,7 +413,7 @@ class AutoencoderObjective(Objective):
             real, fake = self.discriminator(clip), self.discriminator(made)
             return Loss(told_apart(real, fake), weight, figures(real, fake))
         made, mean, logvar, z = self.coded(clip, batch.numbers, rng)
-        terms = self.terms(clip, made, mean, logvar, z)
+        terms = self.terms(clip, made, mean, logvar, z) | self.changed(clip, z, rng)
         value = torch.stack(list(terms.values())).sum()
         found = {name: float(term.detach()) for name, term in terms.items()}
         if self.discriminator is not None and rng.step >= self.losses.adversarial_from:
@@ -390,15 +432,37 @@ class AutoencoderObjective(Objective):
         z = mean + (logvar / 2).exp() * noise.to(mean)
         return decoded(network, z, self.latent_piece), mean, logvar, z
 
+    def likeness(self, clip: Tensor, made: Tensor) -> dict[str, Tensor]:
+        """The reconstruction and the perceptual loss, each times its weight."""
+        error = made - clip
+        smooth = self.losses.reconstruction == "charbonnier"
+        terms = {"reconstruction": (error.square() + 1e-6).sqrt().mean() if smooth else error.abs().mean()}
+        if self.perceptual is not None:
+            terms["perceptual"] = self.losses.perceptual * self.perceptual(made, clip)
+        return terms
+
+    def changed(self, clip: Tensor, z: Tensor, rng: Rng) -> dict[str, Tensor]:
+        """The loss of equivariance, times its weight; nothing in the steps that have none."""
+        losses = self.losses
+        if not losses.equivariance:
+            return {}
+        change = equivariance.drawn(
+            z.shape[2], z.shape[3], rng.example(-1, "equivariance"), least_scale=losses.equivariance_scale,
+            is_turned=losses.equivariance_turns, share=losses.equivariance_share,
+        )  # fmt: skip
+        if change is None:
+            return {}
+        network: Any = self.network
+        wanted = change(clip, clip.shape[2] // z.shape[2])
+        made = decoded(network, change(z).to(z.dtype), self.latent_piece).float()
+        return {"equivariance": losses.equivariance * torch.stack([*self.likeness(wanted, made).values()]).sum()}
+
     def terms(self, clip: Tensor, made: Tensor, mean: Tensor, logvar: Tensor, z: Tensor) -> dict[str, Tensor]:
         """The losses that need no discriminator, each times its weight; float32."""
         losses = self.losses
         made, mean, logvar, z = (x.float() for x in (made, mean, logvar, z))
         error = made - clip
-        smooth = losses.reconstruction == "charbonnier"
-        terms = {"reconstruction": (error.square() + 1e-6).sqrt().mean() if smooth else error.abs().mean()}
-        if self.perceptual is not None:
-            terms["perceptual"] = losses.perceptual * self.perceptual(made, clip)
+        terms = self.likeness(clip, made)
         if losses.kl:
             terms["kl"] = losses.kl * 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
         if losses.temporal and clip.shape[1] > 1:
@@ -435,6 +499,8 @@ def train(recipe: AutoencoderRecipe, run: Run) -> Path:
     keymap = keymap_of(part)
     if recipe.network.weights is not None:
         load_into(network, local_path(recipe.network.weights, "weights"), keymap=keymap, dtype=torch.float32)
+    if recipe.network.lower is not None:
+        begin_as(network, recipe.network.lower, keymap)
     objective = AutoencoderObjective(
         network,
         temporal,
@@ -484,6 +550,8 @@ def scaling_factor(objective: AutoencoderObjective, settings: loop.LoopSettings)
 
 def check(recipe: AutoencoderRecipe, temporal: int, spatial: int) -> None:
     """Refuse lengths, sizes and batches that cannot be. Raises: RequestError."""
+    if recipe.network.lower is not None and recipe.network.weights is not None:
+        raise RequestError("a network begins with `weights` or as a `lower` one: leave one of them out")
     data, (width, height) = recipe.data, parse_size(recipe.data.size)
     check_portions(recipe.loop.accumulate, data.batch)
     if width % spatial or height % spatial:

@@ -6,7 +6,7 @@ Legend: B batch, T frames, H rows, W columns, C channels; pixels in [-1, 1].
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
@@ -17,6 +17,7 @@ from kandinsky.errors import RequestError, needs
 from kandinsky.families.parts.carried import run_piece
 from kandinsky.families.parts.layered import Allocate, decode_layered, on_host
 from kandinsky.families.parts.params import HunyuanParams
+from kandinsky.families.parts.progressive import check_grows, grown
 from kandinsky.families.parts.tiles import WHOLE_VOXELS, Tiling
 from kandinsky.families.parts.tiling import TIME, Coder, Spread, tiled
 from kandinsky.ops import convolution
@@ -159,6 +160,22 @@ class HunyuanAutoencoder(nn.Module):
                 block.upsamplers = nn.ModuleList(map(EnlargingConv, block.upsamplers))
         convolution.use(net)
         self.net = net
+
+    def begin_as(self, config: Mapping[str, Any], read: Callable[[nn.Module], None]) -> None:
+        """Begin as a network of a lower ratio; see ``progressive.py``.
+
+        Args:
+            config: Its hyper-parameters under Diffusers' names.
+            read: Reads its weights into it.
+
+        Raises:
+            RequestError: This network cannot begin as that one.
+        """
+        params = HunyuanParams.from_dict(config)
+        check_grows(self.params, params)
+        lower = HunyuanAutoencoder(params)
+        read(lower)
+        self.net.load_state_dict(grown(self.net.state_dict(), lower.net.state_dict(), self.params))
 
     def encode(self, video_BTHWC: Tensor) -> Tensor:
         """Pixels → scaled latents (the posterior's mode). T must be 1 + a multiple of 4, H and W multiples of 8."""
