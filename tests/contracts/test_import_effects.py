@@ -1,5 +1,6 @@
 """Importing changes nothing, the command line starts at once, and the public names are those that were promised."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -43,10 +44,13 @@ PUBLIC = {
     "plan",
     "progress",
 }
+NEEDS = {"kandinsky.ops.triton_kernel": "triton"}  # what cannot be imported without a package that no processor needs
 MODULES = sorted(
-    ".".join(path.relative_to(ROOT / "src").with_suffix("").parts).removesuffix(".__init__")
+    name
     for path in (ROOT / "src" / "kandinsky").rglob("*.py")
     if path.name != "__main__.py"
+    for name in [".".join(path.relative_to(ROOT / "src").with_suffix("").parts).removesuffix(".__init__")]
+    if name not in NEEDS or importlib.util.find_spec(NEEDS[name]) is not None
 )
 
 
