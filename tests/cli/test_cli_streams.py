@@ -192,7 +192,7 @@ def test_a_batch_names_its_prompts(tiny: Path, call: Call) -> None:
 @pytest.mark.parametrize(
     ("words", "wanted"),
     [
-        ("kandinsky plan nano", ["nano-i2v", "nano-t2v", "nano-v2a"]),
+        ("kandinsky plan nano-", ["nano-i2v", "nano-live", "nano-t2v", "nano-v2a", "nano-world"]),
         ("kandinsky generate x -m kandinsky4-v", ["kandinsky4-v2a"]),
         ("kandinsky generate --offload ", ["none", "module", "block"]),
         ("kandinsky calibrate tin", ["tiny"]),

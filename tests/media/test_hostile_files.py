@@ -34,7 +34,8 @@ counts: Counter[str] = Counter()
 def told() -> Iterator[None]:
     yield
     print(f"\nhostile files: {dict(counts)}")
-    assert counts["refused"] > 100 and counts["accepted"] > 100
+    if counts["tried"] > 1000:  # with fewer, other processes had the other cases
+        assert counts["refused"] > 100 and counts["accepted"] > 100
 
 
 @pytest.fixture(scope="module")

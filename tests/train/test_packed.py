@@ -88,8 +88,9 @@ def check_alike(net: DiffusionTransformer3D, by_frame: bool = False, spec: Atten
     found = gradients(net, together)
     assert found.keys() == expected.keys() and found
     for name, grad in expected.items():
-        # float32: texts of other lengths are padded, which is another order of sums; measured up to 1e-4
-        assert float((found[name] - grad).abs().max()) <= 4e-4 * float(grad.abs().max()), name
+        # float32: texts of other lengths are padded, which is another order of sums; measured up to 1e-4, with AVX-512 5e-4
+        off = float((found[name] - grad).abs().max()) / float(grad.abs().max())
+        assert off <= 1e-3, (name, off)
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -136,7 +137,8 @@ def test_a_sequence_of_kandinsky4_is_its_clips_apart(groups: tuple[int, int, int
     found = gradients(net, together)
     assert found.keys() == expected.keys() and len(found) == len(list(net.parameters()))
     for name, grad in expected.items():
-        assert float((found[name] - grad).abs().max()) <= 4e-4 * float(grad.abs().max()), name
+        off = float((found[name] - grad).abs().max()) / float(grad.abs().max())
+        assert off <= 1e-3, (name, off)
 
 
 @pytest.mark.parametrize("process", distil.SETTINGS)
