@@ -88,7 +88,7 @@ def check_alike(net: DiffusionTransformer3D, by_frame: bool = False, spec: Atten
     found = gradients(net, together)
     assert found.keys() == expected.keys() and found
     for name, grad in expected.items():
-        # float32: texts of other lengths are padded, which is another order of sums; measured up to 1e-4, with AVX-512 5e-4
+        # float32: texts of other lengths are padded, another order of sums; measured up to 1e-4, with AVX-512 5e-4
         off = float((found[name] - grad).abs().max()) / float(grad.abs().max())
         assert off <= 1e-3, (name, off)
 
