@@ -52,7 +52,9 @@ class Subject:
     Args:
         concept: Its number among the concepts; None for something that no word names: an emoji in training, of which
             ``row`` is the number.
-        x, y, size: Where it stands and how large it is before anything moves.
+        x: Where its middle is before anything moves, from the left.
+        y: The same from the top.
+        size: How large it is before anything moves.
     """
 
     concept: int | None
@@ -69,7 +71,8 @@ class Scene:
     Args:
         backdrop: Kind of background; all but "plain" have a second colour.
         colours: Numbers of colours, as in the list of words.
-        place, size: The words for them; None where no word fits the exact numbers.
+        place: The word for where the subject stands; None where no word fits the exact numbers.
+        size: The word for how large it is; None likewise.
     """
 
     subjects: tuple[Subject, ...]
