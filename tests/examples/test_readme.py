@@ -26,11 +26,11 @@ def test_first_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) ->
     for words in lines(FIRST):
         is_short = "--seconds" in words or words[0] != "generate"
         assert (
-            main([*words, *(FAST if words[0] == "generate" else []), *([] if is_short else ["--seconds", "0.4"])]) == 0
+            main([*words, *(FAST if words[0] == "generate" else []), *([] if is_short else ["--seconds", "0.7"])]) == 0
         )
         made += [words[words.index("-o") + 1]] if "-o" in words else []
-    assert made == ["panda.mp4", "panda.png", "moves.mp4"]
-    assert [len(read_video(tmp_path / name).frames) for name in made] == [5, 1, 5]
+    assert made == ["panda.mp4", "panda.png", "moves.mp4", "two.mp4"]
+    assert [len(read_video(tmp_path / name).frames) for name in made] == [9, 1, 9, 9]
     assert capsys.readouterr().out.strip().splitlines()[-1].startswith("kandinsky generate"), "show ends in the command"
 
 
