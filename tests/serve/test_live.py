@@ -273,7 +273,7 @@ def test_prompts_without_end_are_kept_no_longer_than_a_recipe_can_name_them() ->
 def test_a_clip_that_nobody_hears_of_leaves_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sends = iter((False, True))
     line = SimpleNamespace(send=lambda told, data=b"": next(sends))
-    pipe = SimpleNamespace(card=SimpleNamespace(clip=SimpleNamespace(fps=12.0)))
+    pipe = SimpleNamespace(card=SimpleNamespace(clip=SimpleNamespace(fps=12.0), roll=None))
     session = LiveSession(line, pipe, "a panda", {}, store=tmp_path)  # type: ignore[arg-type]
     stream = kandinsky.Video(np.zeros((5, 64, 64, 3), np.uint8), 12.0, 0)
     monkeypatch.setattr(session, "_clip", lambda seconds: stream)
