@@ -122,7 +122,7 @@ def test_auto_takes_it_for_much_work_only(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_what_it_cannot_do_is_done_by_another_and_said(caplog: pytest.LogCaptureFixture) -> None:
     if "native" not in backends("cpu"):
-        pytest.skip("no kernels here")
+        pytest.skip("our kernels need a C++ compiler and a processor with AVX-512")
     attention_module._instead.cache_clear()
     q, k, v = made(torch.float32, 1, 64, 64, 1, 64)
     with caplog.at_level(logging.INFO), torch.enable_grad():
@@ -151,7 +151,7 @@ def test_without_a_compiler_pytorch_computes(monkeypatch: pytest.MonkeyPatch, ca
 
 def test_a_library_with_wrong_numbers_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     if library.missing() is not None:
-        pytest.skip("no kernels here")
+        pytest.skip("our kernels need a C++ compiler and a processor with AVX-512")
     library._found.cache_clear()
     monkeypatch.setattr(library, "attend", lambda made, q, k, v: torch.zeros_like(q))
     try:
