@@ -34,7 +34,6 @@ from kandinsky.lab.nano2.train import probe_scenes, psnr
 from kandinsky.weights.read import read_state
 from kandinsky.weights.write import write_state
 
-WIDE = ("feed_forward", "modulation")
 ENDS = ("out_layer.out_layer", "visual_embeddings", "local.out_layer", "local.in_layer")
 MEASURED = 1  # steps of the clips that show what packing costs
 
@@ -43,13 +42,10 @@ MEASURED = 1  # steps of the clips that show what packing costs
 class Bits:
     """Bits a number of the matrices of each file; all else is stored in eight, vectors in float32.
 
-    Args:
-        wide: Of the denoiser's feed-forward layers and modulations, which are more than half of its weights and bear it
-            best. The layers at its ends have eight: with fewer, plain backgrounds are mottled.
+    The layers at the denoiser's ends have eight as well: with fewer, plain backgrounds are mottled.
     """
 
-    denoiser: int = 5
-    wide: int = 4
+    denoiser: int = 4
     rows: int = 4
     autoencoder: int = 6
 
@@ -95,9 +91,7 @@ def package(trained: Trained, out: Path, *, bits: Bits | None = None) -> dict[st
         small = [key for key in matrices if few == 8 or _packs(key, state[key])]
         chosen: dict[str, list[str]] = {}
         for key in matrices:
-            own = few if key in small else 8
-            if name == "dit.safetensors" and own < 8:
-                own = bits.wide if any(word in key for word in WIDE) else 8 if key.startswith(ENDS) else own
+            own = few if key in small and not key.startswith(ENDS) else 8
             chosen.setdefault(f"int{own}", []).append(key)
         write_state(state, out / name, metadata=metadata, **chosen)  # type: ignore[arg-type]
     with replacing(out / "words.json") as part:
@@ -149,14 +143,13 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder of the images: measure what packing costs")
     parser.add_argument("--average", type=int, default=0, help="0 for the short average of the weights, 1 for the long")
     parser.add_argument("--denoiser-bits", type=int, choices=(4, 5, 6, 8), default=Bits().denoiser)
-    parser.add_argument("--wide-bits", type=int, choices=(4, 5, 6, 8), default=Bits().wide)
     parser.add_argument("--row-bits", type=int, choices=(4, 5, 6, 8), default=Bits().rows)
     options = parser.parse_args()
     torch.set_num_threads(1)
     if not (options.run / "denoiser" / "checkpoint.pt").exists():
         raise RequestError(f"`{options.run}` has no denoiser/checkpoint.pt: give the folder that train.py writes into")
     trained = Trained(options.run, average=options.average)
-    sizes = package(trained, options.out, bits=Bits(options.denoiser_bits, options.wide_bits, options.row_bits))
+    sizes = package(trained, options.out, bits=Bits(options.denoiser_bits, options.row_bits))
     result = {"step": trained.step, "bytes": sizes, "megabytes": round(sum(sizes.values()) / 1e6, 2)}
     if options.data is not None:
         result["packing"] = cost_of(trained, options.out, Sources(options.data))
