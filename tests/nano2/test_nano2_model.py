@@ -18,13 +18,14 @@ from kandinsky.engine.pipeline import GenerationPipeline
 from kandinsky.errors import RequestError, WeightsError
 from kandinsky.families.kandinsky5.params import DiTParams
 from kandinsky.families.nano.decoder import NanoDecoder
-from kandinsky.families.nano.geometry import CHANNELS, LATENT_FRAMES, PACKED, packed
+from kandinsky.families.nano.draft import SPREAD, drafted, tell
+from kandinsky.families.nano.geometry import CHANNELS, LATENT_FRAMES, PACKED, Packed, packed
 from kandinsky.families.nano.linear import LinearPatches
 from kandinsky.families.nano.params import NanoPatchParams
 from kandinsky.families.nano.scene_denoiser import bind
 from kandinsky.families.nano.scene_encoder import NanoSceneEncoder
 from kandinsky.families.nano.scene_transformer import SceneTransformer
-from kandinsky.families.nano.scene_words import NOTHING, RowMemory, SceneWords, said_of
+from kandinsky.families.nano.scene_words import NOTHING, SceneWords, said_of
 from kandinsky.families.nano.scenes import COLOURS, WHITE
 from kandinsky.lab.nano import captions
 from kandinsky.lab.nano2.memorise import SceneDenoiser, sample
@@ -53,7 +54,7 @@ VAE = {"latent_channels": LATENT, "widths": [16, 8, 8, 8], "depths": [1, 1, 1, 1
 
 
 def words() -> SceneWords:
-    return SceneWords(RowMemory(574, tokens=36, dim=DIM), tokens=36, dim=DIM)
+    return SceneWords(574, codes=DIM, pooled=DIM)
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +75,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         with torch.no_grad():
             for own, p in network.named_parameters():  # of the head every layer makes its input larger
                 p.copy_(torch.randn(p.shape) * (0.05 if name == "vae" else 0.03 if "local." in own else 0.2))
+            if isinstance(network, SceneTransformer):
+                network.linear.load_state_dict(linear.state_dict())
+                for part in network.portraits.buffers():
+                    part.copy_(torch.linalg.qr(torch.randn(part.shape))[0])
+            if isinstance(network, SceneWords):
+                network.memory.codes[36:] = torch.randn(network.memory.codes[36:].shape)
         write_state(network.state_dict(), place / f"{name}.safetensors")
     (place / "words.json").write_text(json.dumps(scene_words()), encoding="utf-8")
     for task in ("t2v", "i2v"):
@@ -86,7 +93,7 @@ id = "tiny2-{task}"
 params = {{ {dit} }}
 parts = [{{ repo = ".", files = ["dit.safetensors"] }}]
 [text]
-params = {{ concepts = 574, token_dim = {DIM} }}
+params = {{ concepts = 574, codes = {DIM}, pooled = {DIM} }}
 parts = [{files}]
 [vae]
 params = {{ {vae} }}
@@ -113,7 +120,7 @@ def pipe(cards: Path) -> GenerationPipeline:
 @pytest.fixture
 def encoder(folder: Path) -> NanoSceneEncoder:
     return NanoSceneEncoder.from_files(
-        folder / "rows.safetensors", folder / "words.json", {"concepts": 574, "token_dim": DIM}
+        folder / "rows.safetensors", folder / "words.json", {"concepts": 574, "codes": DIM, "pooled": DIM}
     )
 
 
@@ -121,7 +128,7 @@ def scenes_network(folder: Path) -> SceneDenoiser:
     """The laboratory's network with the same weights."""
     from kandinsky.weights.read import load_into
 
-    network = SceneDenoiser(DiTParams.from_dict(DIT), RowMemory(574, tokens=36, dim=DIM))
+    network = SceneDenoiser(DiTParams.from_dict(DIT), 574)
     load_into(network.dit, folder / "dit.safetensors")
     load_into(network.words, folder / "rows.safetensors")
     return network.eval()
@@ -190,7 +197,8 @@ def test_beside_an_image_words_leave_open_what_they_do_not_say(encoder: NanoScen
     # backdrop, colour, second colour, place, size, motion, camera, arrangement, kind
     assert same == [True, True, True, True, True, False, False, True, False]
     assert torch.equal(none.tokens_BLC[0, 3 * 36 :], nothing)
-    assert not some.pooled_BC[:, DIM:].any() and not none.pooled_BC[:, DIM:].any()
+    assert torch.equal(some.pooled_BC[:, DIM:], packed([read("a cat jumps").scene]))
+    assert not none.pooled_BC[:, DIM:].any()
     assert encoder.unused("qwrtz on red", beside_image=True) == ("qwrtz", "red")
     assert encoder.unused("qwrtz cat", beside_image=True) == ("qwrtz",)
 
@@ -209,10 +217,10 @@ def test_a_list_of_other_words_is_refused(folder: Path, tmp_path: Path) -> None:
     table = scene_words()
     (tmp_path / "words.json").write_text(json.dumps(table | {"concepts": table["concepts"][:5]}))
     with pytest.raises(WeightsError, match="words of 5 concepts, and the memory 574"):
-        NanoSceneEncoder.from_files(folder / "rows.safetensors", tmp_path / "words.json", {"token_dim": DIM})
+        NanoSceneEncoder.from_files(folder / "rows.safetensors", tmp_path / "words.json", {"codes": DIM, "pooled": DIM})
     (tmp_path / "words.json").write_text("{}")
     with pytest.raises(WeightsError, match="holds no list of words"):
-        NanoSceneEncoder.from_files(folder / "rows.safetensors", tmp_path / "words.json", {"token_dim": DIM})
+        NanoSceneEncoder.from_files(folder / "rows.safetensors", tmp_path / "words.json", {"codes": DIM, "pooled": DIM})
 
 
 # -- denoiser ---------------------------------------------------------------------------------------------------------
@@ -241,22 +249,76 @@ def test_the_velocity_leads_to_the_clean_estimate(folder: Path) -> None:
     assert torch.allclose(one[0], each[0], atol=1e-5) and not torch.allclose(one[1], each[1], atol=0.1)
 
 
-def test_places_and_the_mask_reach_the_network(folder: Path) -> None:
+def test_without_corrections_the_clean_estimate_is_the_draft(folder: Path, encoder: NanoSceneEncoder) -> None:
+    """At the noise nothing but the draft is known; further on the noisy latent counts as well."""
+    net = scenes_network(folder).dit
+    with torch.no_grad():
+        for layer in (net.out_layer.out_layer, net.local.out_layer):
+            for p in layer.parameters():
+                p.zero_()
+    x, text = torch.randn(1, LATENT_FRAMES, 12, 12, LATENT), encoder.encode(["a cat moves right on blue"])
+    packed_BG = text.pooled_BC[:, DIM:]
+    draft = drafted(net.portraits, net.linear, text.tokens_BLC, packed_BG, frames=LATENT_FRAMES, rows=12)
+    velocity = bind(net, Known(), Pass(text))
+    with torch.no_grad():
+        clean, later = (x - t * velocity({"video": x}, torch.tensor(t))["video"] for t in (1.0, 0.5))
+    assert torch.allclose(clean, draft, atol=1e-5) and draft.std() > 0.1
+    gain = SPREAD * 0.5 / (SPREAD * 0.25 + 0.25)
+    assert torch.allclose(later, draft + gain * (x - 0.5 * draft), atol=1e-5)
+
+
+def test_places_and_the_mask_reach_the_network(folder: Path, encoder: NanoSceneEncoder) -> None:
     net, seen = scenes_network(folder).dit, list[Tensor]()
     net.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
     x = torch.randn(1, LATENT_FRAMES, 12, 12, LATENT)
     mask = torch.zeros(1, LATENT_FRAMES, 1, 1, 1, dtype=torch.bool)
     mask[:, 0] = True
-    pooled = torch.cat([torch.zeros(1, DIM), packed([read("a cat moves right").scene])], 1)
-    text = TextEmbeddings(torch.randn(1, 117, DIM), pooled)
-    for known, places in ((Known(mask={"video": mask}), pooled), (Known(), torch.zeros(1, DIM))):
-        run = Pass(TextEmbeddings(text.tokens_BLC, places))
+    text = encoder.encode(["a cat moves right"])
+    x[:, 0] = drafted(net.portraits, net.linear, text.tokens_BLC, text.pooled_BC[:, DIM:], frames=1, rows=12)[:, 0]
+    nothing = encoder.encode([""])
+    for known, states in ((Known(mask={"video": mask}), text), (Known(), nothing)):
         with torch.no_grad():
-            bind(net, known, run)({"video": x}, torch.tensor(0.5))
-    condition = seen[0][..., LATENT:]
+            bind(net, known, Pass(states))({"video": x}, torch.tensor(0.5))
+    guess, condition = seen[0][..., :LATENT], seen[0][..., LATENT:]
     assert (condition[:, 0, ..., -1] == 1).all() and not condition[:, 1:, ..., -1].any()
-    assert condition[..., CHANNELS : CHANNELS + DIM // 4].any()
+    assert condition[..., 28:CHANNELS].any() and torch.equal(guess[:, 0], x[:, 0])
     assert not seen[1][..., LATENT + 28 :].any()  # without places only the canvas is known
+
+
+# -- drafts -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_picture_moves_as_its_words_say_from_where_it_stands(folder: Path, encoder: NanoSceneEncoder) -> None:
+    """The subject of a given frame is found at its own place and size, and goes on from there."""
+    net = scenes_network(folder).dit
+    frames, linear = LATENT_FRAMES, net.linear
+    for part in (linear.still, linear.moving):  # as many channels as can be told apart by eye
+        part.basis.copy_(torch.linalg.qr(torch.randn(part.basis.shape).T)[0].T)
+    text = encoder.encode(["a cat moves right"])
+    scene = Packed.of(text.pooled_BC[0, DIM:])
+    assert scene is not None
+    path = scene.path_SF5.clone()
+    path[..., :2] += 0.07
+    path[..., 2] *= 0.7
+    elsewhere = Packed(path, torch.tensor([[0.2, 0.4, 0.6]]).expand(2, 3), 0).row()[None]
+    whole = drafted(net.portraits, linear, text.tokens_BLC, elsewhere, frames=frames, rows=12)
+    x = torch.randn(whole.shape)
+    x[:, 0] = whole[:, 0]
+    known = torch.zeros(1, frames, 1, 1, 1, dtype=torch.bool)
+    known[:, 0] = True
+    told = tell(net.portraits, linear, text, text.pooled_BC[:, DIM:], x, known)
+    assert told.drawn_B.all() and torch.equal(told.draft_BTHWC[:, 0], x[:, 0])
+
+
+def test_a_picture_that_words_do_not_fit_stands_still(folder: Path, encoder: NanoSceneEncoder) -> None:
+    net, text = scenes_network(folder).dit, encoder.encode(["a cat moves right"])
+    x = torch.randn(1, LATENT_FRAMES, 12, 12, LATENT)
+    known = torch.zeros(1, LATENT_FRAMES, 1, 1, 1, dtype=torch.bool)
+    known[:, 0] = True
+    told = tell(net.portraits, net.linear, text, text.pooled_BC[:, DIM:], x, known)
+    still = net.linear.held(x[:, 0])
+    assert all(torch.allclose(told.draft_BTHWC[:, k], still, atol=1e-5) for k in range(1, LATENT_FRAMES))
+    assert not told.condition_BTHWC[..., 28:CHANNELS].any() and told.drawn_B.all()
 
 
 def test_a_latent_beyond_the_canvas_is_refused(folder: Path) -> None:

@@ -1,7 +1,10 @@
-"""Rows of eight, six, five and four bits: exact where the numbers are, near elsewhere, and refused where damaged."""
+"""Rows of eight to four bits, and compressed columns: exact where the numbers are, near elsewhere, and refused where
+damaged.
+"""
 
 from __future__ import annotations
 
+import lzma
 from pathlib import Path
 
 import pytest
@@ -82,3 +85,56 @@ def test_damaged_rows_are_named(tmp_path: Path, stored: torch.Tensor, scale: tor
     write_state({"y.int4_scale": torch.ones(2)}, tmp_path / "y.safetensors")
     with pytest.raises(WeightsError, match="scales a tensor that is not there"):
         read_state(tmp_path / "y.safetensors")
+
+
+# -- compressed columns -----------------------------------------------------------------------------------------------
+
+
+def columns() -> tuple[torch.Tensor, torch.Tensor]:
+    """Whole multiples of a scale of each column, most of them zero, some of more than eight bits."""
+    torch.manual_seed(0)
+    scale = torch.rand(12) + 0.1
+    numbers = torch.randint(-3, 4, (70, 12)) * (torch.rand(70, 12) < 0.2)
+    numbers[3, 4], numbers[5, 0] = 2**15 - 1, -300
+    return numbers * scale, scale
+
+
+def test_compressed_columns_come_back_exactly(tmp_path: Path) -> None:
+    matrix, scale = columns()
+    state = {"codes": matrix, "other": torch.randn(3)}
+    file = write_state(state, tmp_path / "x.safetensors", int8=["codes"], xz={"codes": scale})
+    assert torch.allclose(read_state(file)["codes"], matrix, rtol=1e-6)
+    assert read_stored(file).keys() == state.keys() and read_shapes(file)["codes"] == (70, 12)
+    assert file.stat().st_size < 70 * 12
+    net = nn.ParameterDict({"codes": nn.Parameter(torch.zeros(70, 12)), "other": nn.Parameter(torch.zeros(3))})
+    load_into(net, file, dtype=torch.float32)
+    assert torch.allclose(net["codes"], matrix, rtol=1e-6)
+
+
+def test_what_is_no_whole_multiple_is_not_compressed(tmp_path: Path) -> None:
+    matrix, scale = columns()
+    for wrong, by in ((matrix + 0.01, scale), (matrix * 2, scale), (matrix, scale[:5]), (matrix[0], scale)):
+        with pytest.raises(RequestError, match="`codes` cannot be stored as xz columns"):
+            write_state({"codes": wrong}, tmp_path / "x.safetensors", xz={"codes": by})
+
+
+@pytest.mark.parametrize(("kind", "said"), [("cut", "damaged|bytes of numbers"), ("noise", "damaged"), ("bomb", "not")])
+def test_damaged_columns_are_refused(tmp_path: Path, kind: str, said: str) -> None:
+    """Cut off, not compressed at all, or swelling to a gigabyte where a few numbers belong."""
+    matrix, scale = columns()
+    stored = rows.compressed(matrix, scale)
+    if kind == "cut":
+        stored = stored[:, : stored.shape[1] // 2].contiguous()
+    elif kind == "noise":
+        stored = torch.randint(0, 256, stored.shape, dtype=torch.uint8)
+    else:
+        stream = lzma.compress(bytes(2**30), preset=1)
+        stored = torch.zeros(70, -(-len(stream) // 70), dtype=torch.uint8)
+        stored.view(-1)[: len(stream)] = torch.frombuffer(bytearray(stream), dtype=torch.uint8)
+    file = write_state({"codes": stored, "codes.xz_scale": scale}, tmp_path / "x.safetensors")
+    with pytest.raises(WeightsError, match=said):
+        read_state(file)
+    for wrong in (torch.ones(12, 2), torch.ones(12, dtype=torch.int64)):
+        file = write_state({"codes": stored, "codes.xz_scale": wrong}, tmp_path / "y.safetensors")
+        with pytest.raises(WeightsError, match=r"codes.xz_scale.*does not fit"):
+            read_state(file)

@@ -517,9 +517,13 @@ def _expanded(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
         if (stored := rows.scale_of(name, state)) is not None:
             bits, scale = stored
             if not rows.fits(tensor, scale, bits):
+                kind = "xz" if bits == rows.XZ else f"int{bits}"
                 raise WeightsError(
-                    f"tensor `{shown(name)}.int{bits}_scale` in `{path}` does not fit the rows of `{shown(name)}`"
+                    f"tensor `{shown(name)}.{kind}_scale` in `{path}` does not fit the rows of `{shown(name)}`"
                 )
-            tensor = rows.expanded(tensor, scale, bits)
+            try:
+                tensor = rows.expanded(tensor, scale, bits)
+            except ValueError as error:
+                raise WeightsError(f"tensor `{shown(name)}` in `{path}` cannot be read: {error}") from None
         found[name] = tensor
     return found

@@ -35,6 +35,7 @@ def write_state(
     int6: Collection[str] = (),
     int5: Collection[str] = (),
     int4: Collection[str] = (),
+    xz: Mapping[str, Tensor] | None = None,
     config: Mapping[str, Any] | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> Path:
@@ -49,6 +50,7 @@ def write_state(
         int6: The same of matrices stored with six bits a number, unless they are among the ones before.
         int5: With five.
         int4: With four.
+        xz: Scales of columns by the names of matrices of their whole multiples, which are stored compressed.
         config: Contents of `config.json` ("diffusers" only).
         shard_bytes: Larger Diffusers weights are split into several files with an index.
 
@@ -58,7 +60,7 @@ def write_state(
     Raises:
         RequestError: The layout is unknown, safetensors has no such type, or the file cannot be written.
     """
-    tensors = _packed(state, {8: int8, 6: int6, 5: int5, 4: int4})
+    tensors = _packed(state, {8: int8, 6: int6, 5: int5, 4: int4}, xz or {})
     if layout == "official":
         _write_file(path, tensors, metadata)
     elif layout == "diffusers":
@@ -183,16 +185,21 @@ def _pretty(values: Mapping[str, Any]) -> bytes:
     return (json.dumps(values, indent=2, sort_keys=True) + "\n").encode()
 
 
-def _packed(state: Mapping[str, Tensor], patterns: Mapping[int, Collection[str]]) -> dict[str, Tensor]:
+def _packed(
+    state: Mapping[str, Tensor], patterns: Mapping[int, Collection[str]], scales: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
     stored: dict[str, Tensor] = {}
     for name, tensor in state.items():
         chosen = [bits for bits, names in patterns.items() if any(fnmatchcase(name, one) for one in names)]
-        if not chosen:
-            stored[name] = tensor
-            continue
-        bits = max(chosen)
+        kind = "xz columns" if name in scales else f"int{max(chosen)} rows" if chosen else ""
         try:
-            stored[name], stored[f"{name}.int{bits}_scale"] = rows.packed(tensor, bits)
+            if name in scales:
+                stored[name] = rows.compressed(tensor, scales[name])
+                stored[f"{name}.xz_scale"] = scales[name].detach().float()
+            elif chosen:
+                stored[name], stored[f"{name}.int{max(chosen)}_scale"] = rows.packed(tensor, max(chosen))
+            else:
+                stored[name] = tensor
         except ValueError as error:
-            raise RequestError(f"tensor `{name}` cannot be stored as int{bits} rows: {error}") from error
+            raise RequestError(f"tensor `{name}` cannot be stored as {kind}: {error}") from error
     return stored

@@ -12,7 +12,9 @@ from kandinsky.families.nano.params import NanoAutoencoderParams, NanoPatchParam
 from kandinsky.model.card import Card, Component
 from kandinsky.model.cost import Cost, Load, Operations
 
-LOCAL_FEATURES, LOCAL_WIDTH = 512, 768  # what the head beside the transformer takes in, and its width
+# of the head beside the transformer: its width, how much the prompt and the time tell it, and how many places in a row
+# it sees
+LOCAL_WIDTH, LOCAL_TOLD, AROUND = 768, 64, 3
 COPIES = 4  # of the clip in float32, while it is decoded
 
 
@@ -45,9 +47,14 @@ def patch_autoencoder(card: Card, component: Component, load: Load) -> Cost:
     return Cost(work, Operations(convolution=2.0 * products, kernels=10.0 * sum(p.depths)))
 
 
+def local_features(params: DiTParams) -> int:
+    """What the head beside the transformer takes in: latents around, condition channels, and what it is told."""
+    return AROUND**2 * params.in_visual_dim + params.input_channels - params.in_visual_dim + LOCAL_TOLD
+
+
 def local_head(params: DiTParams, latent: Sequence[int]) -> float:
     """Operations of the head that sees every latent place by itself, in one pass over one clip."""
-    layers = LOCAL_FEATURES * LOCAL_WIDTH + LOCAL_WIDTH**2 + LOCAL_WIDTH * params.out_visual_dim
+    layers = local_features(params) * LOCAL_WIDTH + LOCAL_WIDTH**2 + LOCAL_WIDTH * params.out_visual_dim
     return 2.0 * math.prod(latent[:3]) * layers
 
 

@@ -103,6 +103,11 @@ class LinearPatches(nn.Module):
             return latents
         return torch.cat([latents, self.moving.encode(self.patchify(video_BTHWC[:, 1:]))], dim=1)
 
+    def held(self, first_BHWC: Tensor) -> Tensor:
+        """Latents of a first frame that stands still for the frames of a later latent frame."""
+        frame = self.still.decode(first_BHWC)
+        return self.moving.encode(frame.repeat(*[1] * (frame.dim() - 1), self.params.temporal))
+
     def decode(self, latents_BTHWC: Tensor, *, begins: bool = True) -> Tensor:
         """Decode latents to a video in about [-1, 1] of 1 + 8 (T − 1) frames; patch borders are visible.
 

@@ -92,11 +92,11 @@ class NanoSceneParams(Readable):
 
     Attributes:
         concepts: How many things it can show.
-        tokens: Of each of them.
-        token_dim: Channels of a token and of the pooled vector.
+        codes: Channels of a token: codes of a place of a portrait.
+        pooled: Channels of the pooled vector.
     """
 
     what = "memory parameter"
     concepts: int = 574
-    tokens: int = 36
-    token_dim: int = 256
+    codes: int = 512
+    pooled: int = 256

@@ -1,4 +1,4 @@
-"""The second Nano's transformer as a denoiser: it is told where its subjects stand, and predicts the clean latent.
+"""The second Nano's transformer as a denoiser: it is given a draft of its scene, and predicts the clean latent.
 
 Legend: B batch; T H W C latent frames, rows, columns, channels.
 """
@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from kandinsky.errors import RequestError
 from kandinsky.families.kandinsky5.denoiser import VelocityDenoiser
 from kandinsky.families.kandinsky5.dit import DiffusionTransformer3D
-from kandinsky.families.nano.geometry import CANVAS, CHANNELS, LATENT_FRAMES, PACKED, condition_channels
+from kandinsky.families.nano.draft import Told, tell
+from kandinsky.families.nano.geometry import CANVAS, CHANNELS, LATENT_FRAMES, PACKED
+from kandinsky.families.nano.scene_transformer import SceneTransformer
 from kandinsky.model.denoiser import VIDEO, Denoiser, Known, OnTrack, Pass
 from kandinsky.model.values import TextEmbeddings
 
@@ -19,38 +21,46 @@ LEAST_TIME = 1e-3  # below it a velocity would be the difference of nearly equal
 
 
 class SceneVelocity:
-    """What the clean estimate of a transformer says of the velocity: (x − x̂0) / t.
+    """What the clean estimate says of the velocity: (x − x̂0) / t, where x̂0 is the best guess and its correction.
 
     Args:
-        inner: The bound transformer; its answer is the clean latent.
+        inner: The bound transformer; its answer is the correction of the guess that it is given.
         packed_BG: Where the subjects of B prompts, or of one for all, stand; see ``geometry.py``.
         known: Of known frames only the mask is given, since they are pinned in the latent.
     """
 
     def __init__(self, inner: VelocityDenoiser, packed_BG: Tensor, known: Known) -> None:
         self.inner, self.packed_BG, self.known = inner, packed_BG, known
+        self._told: Told | None = None
 
     def __call__(self, x_BTHWC: Tensor, t: Tensor) -> Tensor:
-        if self.inner.condition_BTHWC is None:
-            self.inner.condition_BTHWC = self._channels(x_BTHWC)
-        clean = self.inner(x_BTHWC, t).to(x_BTHWC.dtype)
-        time = t.to(x_BTHWC).clamp_min(LEAST_TIME)
-        return (x_BTHWC - clean) / (time if time.ndim == 0 else time.view(-1, 1, 1, 1, 1))
+        if self._told is None:
+            self._told = self._tell(x_BTHWC)
+            self.inner.condition_BTHWC = self._told.condition_BTHWC
+        time = t.to(x_BTHWC).clamp_min(LEAST_TIME).expand(len(x_BTHWC))
+        guess = self._told.guess(x_BTHWC, time)
+        clean = guess + self.inner(guess, t).to(x_BTHWC.dtype)
+        return (x_BTHWC - clean) / time.view(-1, 1, 1, 1, 1)
 
-    def _channels(self, x_BTHWC: Tensor) -> Tensor:
+    def _tell(self, x_BTHWC: Tensor) -> Told:
         B, frames, rows, columns, channels = x_BTHWC.shape
-        if frames > LATENT_FRAMES or frames + rows + columns > CANVAS:
+        if frames > LATENT_FRAMES or frames + rows + columns > CANVAS or rows != columns:
             raise RequestError(
                 f"this model knows the places of a latent of {LATENT_FRAMES} frames of 12x12 at most, not of {frames} "
                 f"frames of {columns}x{rows}: ask for no longer clip and no other size"
             )
         assert channels >= CHANNELS
-        tokens = self.inner.text.expand(B).tokens_BLC.to(x_BTHWC.device)
-        packed = self.packed_BG.to(x_BTHWC.device).expand(B, -1)
-        found = condition_channels(packed, tokens, frames=frames, rows=rows, columns=columns, channels=channels)
-        if (mask := self.known.mask.get(VIDEO)) is not None:
-            found[..., -1:] = mask.to(found)[..., :1]
-        return found
+        net = self.inner.dit
+        assert isinstance(net, SceneTransformer)
+        mask = self.known.mask.get(VIDEO)
+        return tell(
+            net.portraits,
+            net.linear,
+            self.inner.text.expand(B),
+            self.packed_BG.to(x_BTHWC.device).expand(B, -1),
+            x_BTHWC,
+            None if mask is None else mask.to(x_BTHWC.device),
+        )
 
 
 def bind(net: nn.Module, known: Known, run: Pass) -> Denoiser:

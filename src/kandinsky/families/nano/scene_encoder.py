@@ -1,6 +1,6 @@
 """The second Nano's text encoder: rules read a prompt into a scene, and a memory says it to the denoiser.
 
-Where the scene's subjects stand in each latent frame travels behind the channels of the pooled vector, as
+Where the scene's subjects stand in each frame, and before what, travels behind the channels of the pooled vector, as
 ``geometry.py`` lays it out: the denoiser is told what it would otherwise have to learn from words.
 """
 
@@ -17,7 +17,7 @@ from kandinsky.errors import RequestError, WeightsError
 from kandinsky.families.nano.geometry import packed
 from kandinsky.families.nano.params import NanoSceneParams
 from kandinsky.families.nano.reader import SceneReader, Understood, spelt, words_of
-from kandinsky.families.nano.scene_words import NOTHING, RowMemory, Said, SceneWords, said_of, unsaid
+from kandinsky.families.nano.scene_words import NOTHING, Said, SceneWords, said_of, unsaid
 from kandinsky.families.nano.scenes import Scene
 from kandinsky.model.values import TextEmbeddings
 from kandinsky.printing import escaped
@@ -54,11 +54,11 @@ class NanoSceneEncoder:
     def encode_with_images(self, prompts: Sequence[str], images: Sequence[Image]) -> TextEmbeddings:
         """Embeddings of B ≥ 1 prompts, each beside the picture that the clip begins with.
 
-        The picture decides what the words leave open, and where everything stands. Where they name nothing that can be
-        shown, it decides alone.
+        The picture decides what the words leave open; a scene of words that it does not show goes no further than
+        ``draft.tell``. Where they name nothing that can be shown, it decides alone.
         """
-        said = [said_beside_image(self.reader.read(prompt)) for prompt, _ in zip(prompts, images, strict=True)]
-        return self._states(said, [None] * len(said))
+        read = [self.reader.read(prompt) for prompt, _ in zip(prompts, images, strict=True)]
+        return self._states([said_beside_image(one) for one in read], [one.scene for one in read])
 
     def unused(self, prompt: str, *, beside_image: bool = False) -> tuple[str, ...]:
         """Words of a prompt that have no influence on what is shown, as they are spelt there, each once."""
@@ -114,8 +114,7 @@ class NanoSceneEncoder:
                 f"`{escaped(words)}` has the words of {len(reader.names)} concepts, and the memory {sizes.concepts}"
             )
         with torch.device("meta"):
-            memory = RowMemory(sizes.concepts, tokens=sizes.tokens, dim=sizes.token_dim)
-            network = SceneWords(memory, tokens=sizes.tokens, dim=sizes.token_dim)
+            network = SceneWords(sizes.concepts, codes=sizes.codes, pooled=sizes.pooled)
         load_into(network, rows, dtype=torch.float32)
         return cls(network, reader)
 

@@ -1,9 +1,9 @@
-"""Text states of known scenes: a trainable memory of what a prompt can say.
+"""Text states of known scenes: a memory of what a prompt can say.
 
-Each concept has tokens, one for each part of its portrait, and a pooled vector of its own, every other role one token a
-word; the first row of each role means that nothing was said of it, so leaving words out is a state of its own, not a
-default. A subject's tokens also carry which of the subjects it is. There is always room for three subjects, so that a
-prompt's tokens stand at the same places whatever it says and whatever stands beside it in a batch.
+Each concept has tokens, the codes of the places of its portrait, and a pooled vector of its own, every other role one
+token a word; the first row of each role means that nothing was said of it, so leaving words out is a state of its own,
+not a default. There is always room for three subjects, so that a prompt's tokens stand at the same places whatever it
+says and whatever stands beside it in a batch.
 
 Legend: B clips, S subjects, L tokens, C channels.
 """
@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from kandinsky.families.nano.portraits import GRID
 from kandinsky.families.nano.scenes import (
     ARRANGEMENTS,
     BACKDROPS,
@@ -90,56 +91,57 @@ NOTHING = Said((0,), dict.fromkeys(ROLES, 0))
 
 
 class RowMemory(nn.Module):
-    """Tokens and a pooled vector of every concept as rows of their own: what a release keeps.
+    """Codes of the portrait and a pooled vector of every concept, as rows; the codes are computed and not trained.
 
     Args:
-        concepts: How many there are; one more row is "not said".
+        concepts: How many there are; row 0 is "not said", and its codes show nothing.
+        codes: Of a place.
+        pooled: Channels of the pooled vector.
     """
 
-    def __init__(self, concepts: int, *, tokens: int, dim: int) -> None:
+    codes: Tensor
+
+    def __init__(self, concepts: int, *, codes: int, pooled: int) -> None:
         super().__init__()
-        # a matrix, so that each token can be stored as a row of its own scale
-        self.tokens = nn.Parameter(torch.randn((concepts + 1) * tokens, dim))
-        self.pooled = nn.Parameter(torch.randn(concepts + 1, dim))
+        # a matrix, as rows of few bits are stored
+        self.register_buffer("codes", torch.zeros((concepts + 1) * GRID**2, codes))
+        self.pooled = nn.Parameter(torch.randn(concepts + 1, pooled))
 
     def forward(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Of subjects [B, S]: tokens [B, S, L, C], pooled [B, S, C]."""
-        return self.tokens.unflatten(0, (len(self.pooled), -1))[rows], self.pooled[rows]
+        """Of subjects [B, S]: codes [B, S, P, E], pooled [B, S, C]."""
+        return self.codes.unflatten(0, (len(self.pooled), -1))[rows], self.pooled[rows]
 
 
 class SceneWords(nn.Module):
     """The memory.
 
     Args:
-        memory: Tokens and pooled vectors of subjects, by their number plus one.
-        tokens: Of each subject.
-        dim: Channels of a token and of the pooled vector.
+        concepts: How many can be shown.
+        codes: Channels of a token: codes of a place of a portrait.
+        pooled: Channels of the pooled vector.
     """
 
-    def __init__(self, memory: nn.Module, *, tokens: int, dim: int) -> None:
+    def __init__(self, concepts: int, *, codes: int, pooled: int) -> None:
         super().__init__()
-        self.tokens, self.memory = tokens, memory
-        self.place = nn.Parameter(torch.randn(tokens, dim))
-        self.which = nn.Parameter(torch.randn(MOST_SUBJECTS, 1, dim))
-        self.word_tokens = nn.ParameterDict({r: nn.Parameter(torch.randn(n + 1, dim)) for r, n in ROLES.items()})
-        self.word_pooled = nn.ParameterDict({r: nn.Parameter(torch.randn(n + 1, dim) / 4) for r, n in ROLES.items()})
+        self.memory = RowMemory(concepts, codes=codes, pooled=pooled)
+        self.word_tokens = nn.ParameterDict({r: nn.Parameter(torch.randn(n + 1, codes)) for r, n in ROLES.items()})
+        self.word_pooled = nn.ParameterDict({r: nn.Parameter(torch.randn(n + 1, pooled) / 4) for r, n in ROLES.items()})
 
     def forward(self, said: Sequence[Said]) -> TextEmbeddings:
-        """States of B clips: tokens [B, 3·L + 9, C]; the mask leaves out subjects that are not there."""
-        B, device = len(said), self.place.device
+        """States of B clips: tokens [B, 3·36 + 9, C]; the mask leaves out subjects that are not there."""
+        B, device = len(said), self.memory.pooled.device
         rows = torch.zeros(B, MOST_SUBJECTS, dtype=torch.long)
         there = torch.zeros(B, MOST_SUBJECTS, dtype=torch.bool)
         for b, one in enumerate(said):
             rows[b, : len(one.subjects)] = torch.tensor(one.subjects)
             there[b, : len(one.subjects)] = True
         rows, there = rows.to(device), there.to(device)
-        concept_tokens, concept_pooled = self.memory(rows)
-        subjects = (concept_tokens + self.place + self.which).flatten(1, 2)
+        codes, concept_pooled = self.memory(rows)
         words = torch.tensor([[one.words[role] for role in ROLES] for one in said], device=device)
         others = torch.stack([self.word_tokens[role][words[:, r]] for r, role in enumerate(ROLES)], dim=1)
         pooled = (concept_pooled * there[..., None]).sum(1) / there.sum(1, keepdim=True)
         for r, role in enumerate(ROLES):
             pooled = pooled + self.word_pooled[role][words[:, r]]
         told = torch.ones(B, len(ROLES), dtype=torch.bool, device=device)
-        mask = torch.cat([there.repeat_interleave(self.tokens, 1), told], dim=1)
-        return TextEmbeddings(torch.cat([subjects, others], dim=1), pooled, mask)
+        mask = torch.cat([there.repeat_interleave(codes.shape[2], 1), told], dim=1)
+        return TextEmbeddings(torch.cat([codes.flatten(1, 2), others], dim=1), pooled, mask)

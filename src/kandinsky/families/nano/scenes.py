@@ -21,8 +21,23 @@ Backdrop = Literal["plain", "gradient", "halves", "ground"]
 BACKDROPS: tuple[Backdrop, ...] = ("plain", "gradient", "halves", "ground")
 HORIZON = 0.65
 """Where the ground begins."""
-COLOURS, WHITE = 12, 9
-"""How many colours backgrounds have, and the number of the one that is usual."""
+RGB: tuple[tuple[int, int, int], ...] = (
+    (214, 40, 40),
+    (245, 140, 30),
+    (250, 218, 60),
+    (50, 160, 75),
+    (140, 210, 250),
+    (40, 75, 205),
+    (125, 55, 180),
+    (250, 150, 195),
+    (120, 75, 45),
+    (255, 255, 255),
+    (15, 15, 15),
+    (135, 135, 135),
+)
+"""Colours of backgrounds: red, orange, yellow, green, light blue, blue, purple, pink, brown, white, black, grey."""
+COLOURS, WHITE = len(RGB), 9
+"""How many there are, and the number of the one that is usual."""
 
 # centre and size of the subject by the word for its place
 PLACES: dict[str, tuple[float, float, float]] = {

@@ -70,7 +70,7 @@ def main() -> None:
     trained = Trained(options.run)
     if options.image is not None:
         said, images = said_beside_image(understood), [read_image(options.image)]
-        clip = trained.make([said], [None], steps=options.steps, images=images)[0]
+        clip = trained.make([said], [understood.scene], steps=options.steps, images=images)[0]
     else:
         assert understood.scene is not None
         clip = trained.make([said_of(understood.scene, still=False)], [understood.scene], steps=options.steps)[0]

@@ -32,7 +32,7 @@ from kandinsky.lab.nano2.compose import render
 from kandinsky.lab.nano2.fidelity import Clip, fidelity, jumps
 from kandinsky.lab.nano2.measure import fixed_prompts, strips
 from kandinsky.lab.nano2.memorise import STEPS, SceneDenoiser, network_params, sample
-from kandinsky.lab.nano2.portraits import PortraitMemory, Portraits
+from kandinsky.lab.nano2.portraits import Portraits
 from kandinsky.lab.nano2.reader import read
 
 
@@ -86,13 +86,14 @@ class Trained:
     def __init__(self, run: Path, *, average: int = 0) -> None:
         state = torch.load(run / "denoiser" / "checkpoint.pt", weights_only=True, mmap=True)
         self.step = int(state["step"])
-        params = network_params()
-        memory = PortraitMemory(Portraits.read(run / "portraits.pt"), dim=params.in_text_dim)
-        self.network = SceneDenoiser(params, memory)
-        self.network.load_state_dict(state["averages"][average])
-        self.network.eval()
+        portraits = Portraits.read(run / "portraits.pt")
+        self.scale_E = portraits.scale_E
         self.linear = LinearPatches()
         self.linear.load_state_dict(load_file(run / "linear.safetensors"))
+        self.network = SceneDenoiser(network_params(), len(portraits.numbers_NPE))
+        self.network.take(portraits, self.linear)
+        self.network.load_state_dict(dict(self.network.named_buffers()) | state["averages"][average])
+        self.network.eval()
         self.decoder: NanoDecoder | None = None
         if (run / "decoder" / "vae.safetensors").exists():
             self.decoder = NanoDecoder(self.linear)
@@ -165,8 +166,10 @@ def judge(trained: Trained, sources: Sources, out: Path, *, count: int = 48) -> 
     kinds = {"words that fit": full, "only the subject": open_words, "another subject": others}
     kinds["no words"] = [NOTHING] * len(full)
     result["images"] = {}
+    nobody: list[Scene | None] = [None] * len(scenes)
+    told: dict[str, list[Scene | None]] = {"no words": nobody, "another subject": [*scenes[1:], scenes[0]]}
     for name, said in kinds.items():
-        made = trained.make(said, [None] * len(said), images=images)
+        made = trained.make(said, told.get(name, [*scenes]), images=images)
         result["images"][name] = asdict(jumps(made, real))
     write()
     understood = [(p["text"], read(p["text"])) for p in fixed_prompts()]

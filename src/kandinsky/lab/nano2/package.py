@@ -2,10 +2,11 @@
 
     python -m kandinsky.lab.nano2.package --run runs/nano2 --out src/kandinsky/assets/nano2-t2v [--data FOLDER]
 
-Writes `dit.safetensors`, `rows.safetensors` (what the encoder of portraits answers for each concept),
-`vae.safetensors` and `words.json`, and says how large they are. With ``--data``, the folder of the images, it also
-measures on the fixed scenes of `train.py` what packing costs, in decibels against the real clips and against the clips
-before packing. Without a learned decoder in the run its place is filled by one that adds nothing.
+Writes `dit.safetensors` and `vae.safetensors`, `linear.safetensors` with the encoder that both need and an index for
+each of them, `rows.safetensors` (the memory of words) and `words.json`, and says how large they are. With ``--data``,
+the folder of the images, it also measures on the fixed scenes of `train.py` what packing costs, in decibels against the
+real clips and against the clips before packing. Without a learned decoder in the run its place is filled by one that
+adds nothing.
 """
 
 from __future__ import annotations
@@ -13,22 +14,22 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from kandinsky.errors import RequestError
 from kandinsky.families.nano.decoder import NanoDecoder
-from kandinsky.families.nano.scene_words import RowMemory, SceneWords, said_of
+from kandinsky.families.nano.scene_words import SceneWords, said_of
 from kandinsky.files import replacing
 from kandinsky.lab.nano2.catalogue import Sources, catalogue
 from kandinsky.lab.nano2.compose import render
 from kandinsky.lab.nano2.judge import Trained
 from kandinsky.lab.nano2.memorise import sample
-from kandinsky.lab.nano2.portraits import PLACES
 from kandinsky.lab.nano2.reader import scene_words
 from kandinsky.lab.nano2.train import probe_scenes, psnr
 from kandinsky.weights.read import read_state
@@ -36,37 +37,27 @@ from kandinsky.weights.write import write_state
 
 ENDS = ("out_layer.out_layer", "visual_embeddings", "local.out_layer", "local.in_layer")
 MEASURED = 1  # steps of the clips that show what packing costs
+LINEAR = "linear."  # names of the encoder's maps, in the denoiser and in the autoencoder alike
 
 
 @dataclass(frozen=True, slots=True)
 class Bits:
     """Bits a number of the matrices of each file; all else is stored in eight, vectors in float32.
 
-    The layers at the denoiser's ends have eight as well: with fewer, plain backgrounds are mottled.
+    The layers at the denoiser's ends have eight as well: with fewer, plain backgrounds are mottled. What decodes
+    portraits and the codes of portraits themselves are no part of this: see ``portraits.py``.
     """
 
     denoiser: int = 4
-    rows: int = 4
-    autoencoder: int = 6
-
-
-@torch.no_grad()
-def rows_of(words: SceneWords, concepts: int, *, batch: int = 64) -> SceneWords:
-    """The memory that a release keeps: what the encoder of portraits answers for each concept, and for none."""
-    dim = words.place.shape[1]
-    kept = SceneWords(RowMemory(concepts, tokens=PLACES, dim=dim), tokens=PLACES, dim=dim)
-    kept.load_state_dict(words.state_dict(), strict=False)
-    memory = kept.memory
-    assert isinstance(memory, RowMemory)
-    tokens = memory.tokens.unflatten(0, (concepts + 1, PLACES))
-    for at in range(0, concepts + 1, batch):
-        made, pooled = words.memory(torch.arange(at, min(at + batch, concepts + 1))[None])
-        tokens[at : at + batch], memory.pooled[at : at + batch] = made[0], pooled[0]
-    return kept
+    decoder: int = 8
+    linear: int = 6
+    portraits: int = 6
 
 
 def package(trained: Trained, out: Path, *, bits: Bits | None = None) -> dict[str, int]:
     """Write the files.
+
+    The linear encoder lies in a file of its own, of which the indexes of denoiser and autoencoder make a part of each.
 
     Args:
         trained: The run.
@@ -78,30 +69,43 @@ def package(trained: Trained, out: Path, *, bits: Bits | None = None) -> dict[st
     """
     bits = bits or Bits()
     out.mkdir(parents=True, exist_ok=True)
-    decoder = trained.decoder or NanoDecoder(trained.linear)
     metadata = {"step": str(trained.step), "learned decoder": str(trained.decoder is not None)}
-    parts: dict[str, tuple[nn.Module, int]] = {
-        "dit.safetensors": (trained.network.dit, bits.denoiser),
-        "rows.safetensors": (rows_of(trained.network.words, len(catalogue())), bits.rows),
-        "vae.safetensors": (decoder, bits.autoencoder),
-    }
-    for name, (network, few) in parts.items():
-        state = {key: value.detach().contiguous() for key, value in network.state_dict().items()}
-        matrices = [key for key, value in state.items() if value.ndim > 1]
-        small = [key for key in matrices if few == 8 or _packs(key, state[key])]
-        chosen: dict[str, list[str]] = {}
-        for key in matrices:
-            own = few if key in small and not key.startswith(ENDS) else 8
-            chosen.setdefault(f"int{own}", []).append(key)
-        write_state(state, out / name, metadata=metadata, **chosen)  # type: ignore[arg-type]
+    dit = plain(trained.network.dit.state_dict())
+    decoder = plain((trained.decoder or NanoDecoder(trained.linear)).state_dict())
+    linear = {name: dit.pop(name) for name in list(dit) if name.startswith(LINEAR)}
+    decoder = {name: value for name, value in decoder.items() if not name.startswith(LINEAR)}
+    few = {name: bits.portraits if name.startswith("portraits.") else bits.denoiser for name in dit}
+    write_few(dit, out / "dit.safetensors", few, metadata)
+    write_few(decoder, out / "vae.safetensors", dict.fromkeys(decoder, bits.decoder), metadata)
+    write_few(linear, out / "linear.safetensors", dict.fromkeys(linear, bits.linear), metadata)
+    for name, own in (("dit", dit), ("vae", decoder)):
+        files = dict.fromkeys(own, f"{name}.safetensors") | dict.fromkeys(linear, "linear.safetensors")
+        with replacing(out / f"{name}.index.json") as part:
+            part.write_text(json.dumps({"metadata": {}, "weight_map": files}, indent=0) + "\n", encoding="utf-8")
+    words = SceneWords(len(catalogue()), codes=trained.scale_E.numel(), pooled=trained.network.dit.params.in_text_dim2)
+    state = plain(trained.network.words.state_dict())
+    kept = {name: value[: len(own)] for name, own in words.state_dict().items() for value in [state[name]]}
+    matrices = [name for name in kept if name != "memory.codes"]
+    write_state(kept, out / "rows.safetensors", metadata=metadata, int8=matrices, xz={"memory.codes": trained.scale_E})
     with replacing(out / "words.json") as part:
         part.write_text(json.dumps(scene_words(), ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
-    return {name: (out / name).stat().st_size for name in (*parts, "words.json")}
+    names = ("dit.safetensors", "vae.safetensors", "linear.safetensors", "rows.safetensors", "words.json")
+    return {name: (out / name).stat().st_size for name in names}
 
 
-def _packs(name: str, value: Tensor) -> bool:
-    """Whether a tensor is large and may have few bits: words have one row each, and there are few of them."""
-    return value.ndim == 2 and value.shape[1] % 8 == 0 and not name.startswith(("word_", "which", "place", "memory.po"))
+def plain(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors as they can be written."""
+    return {name: value.detach().contiguous() for name, value in state.items()}
+
+
+def write_few(state: Mapping[str, Tensor], path: Path, bits: Mapping[str, int], metadata: Mapping[str, str]) -> None:
+    """Write matrices with few bits a number where that can be."""
+    chosen: dict[str, list[str]] = {}
+    for name, value in state.items():
+        if value.ndim > 1:
+            packs = value.ndim == 2 and value.shape[1] % 8 == 0 and not name.startswith(ENDS)
+            chosen.setdefault(f"int{bits[name] if packs else 8}", []).append(name)
+    write_state(state, path, metadata=metadata, **chosen)  # type: ignore[arg-type]
 
 
 @torch.no_grad()
@@ -119,11 +123,12 @@ def cost_of(trained: Trained, folder: Path, sources: Sources, *, count: int = 24
         return torch.cat(made).clamp(-1, 1)
 
     before = clips()
-    trained.network.dit.load_state_dict(read_state(folder / "dit.safetensors"))
-    trained.network.words = rows_of(trained.network.words, len(sources))
+    params = trained.network.dit.params
+    trained.network.dit.load_state_dict(read_state(folder / "dit.index.json"))
+    trained.network.words = SceneWords(len(sources), codes=params.in_text_dim, pooled=params.in_text_dim2)
     trained.network.words.load_state_dict(read_state(folder / "rows.safetensors"))
     decoder = trained.decoder = NanoDecoder(trained.linear)
-    decoder.load_state_dict(read_state(folder / "vae.safetensors"))
+    decoder.load_state_dict(read_state(folder / "vae.index.json"))
     after = clips()
     whole, small, apart = (np.array(psnr(a, b)) for a, b in ((before, real), (after, real), (after, before)))
     return {
@@ -143,13 +148,12 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder of the images: measure what packing costs")
     parser.add_argument("--average", type=int, default=0, help="0 for the short average of the weights, 1 for the long")
     parser.add_argument("--denoiser-bits", type=int, choices=(4, 5, 6, 8), default=Bits().denoiser)
-    parser.add_argument("--row-bits", type=int, choices=(4, 5, 6, 8), default=Bits().rows)
     options = parser.parse_args()
     torch.set_num_threads(1)
     if not (options.run / "denoiser" / "checkpoint.pt").exists():
         raise RequestError(f"`{options.run}` has no denoiser/checkpoint.pt: give the folder that train.py writes into")
     trained = Trained(options.run, average=options.average)
-    sizes = package(trained, options.out, bits=Bits(options.denoiser_bits, options.row_bits))
+    sizes = package(trained, options.out, bits=Bits(options.denoiser_bits))
     result = {"step": trained.step, "bytes": sizes, "megabytes": round(sum(sizes.values()) / 1e6, 2)}
     if options.data is not None:
         result["packing"] = cost_of(trained, options.out, Sources(options.data))

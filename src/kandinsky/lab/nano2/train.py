@@ -3,8 +3,6 @@
     python -m kandinsky.lab.nano2.train --data FOLDER --out runs/nano2/denoiser [--copy FOLDER] [--minutes 60]
     python -m kandinsky.lab.nano2.train --data FOLDER --out runs/nano2/cool --start runs/nano2/denoiser/checkpoint.pt \
         --cooldown 1500
-    python -m kandinsky.lab.nano2.train --data FOLDER --out runs/nano2/finish --start runs/nano2/cool/checkpoint.pt \
-        --finish 1250
 
 The first fits the linear encoder where ``linear.safetensors`` is missing beside ``--out``, then trains, goes on from
 the last checkpoint whenever it is started again, and measures itself at every checkpoint (``eval.jsonl``,
@@ -22,12 +20,11 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from kandinsky.families.nano.linear import LinearPatches
 from kandinsky.families.nano.scene_words import said_of
@@ -41,15 +38,8 @@ from kandinsky.lab.nano2.portraits import Portraits
 from kandinsky.lab.nano2.scenes import draw_scene
 from kandinsky.train.steady import Steady, run_steadily
 
-FINISH = Steady(muon=6e-4, plain=3e-4, rows=1.2e-3)
-FINISHED: dict[str, Any] = {
-    "shift": 12.0,
-    "drop_all": 0.04,
-    "drop_role": 0.06,
-    "drop_places": 0.06,
-    "still_share": 0.05,
-}
-"""A run's end, for a model of one step: rates to begin with, and what differs of what is trained on."""
+RATES = Steady(muon=4e-4, plain=2.5e-4, rows=6e-4)
+"""What is left to learn beside a draft is small, and so are the steps."""
 
 SEEN = 24
 """Clips of the small measure at every checkpoint."""
@@ -78,6 +68,11 @@ def psnr(made: Tensor, real: Tensor) -> list[float]:
     return [10 * math.log10(4 / max(float(e), 1e-8)) for e in errors]
 
 
+def kept_buffers(network: nn.Module) -> dict[str, Tensor]:
+    """What of a network's state is computed and not trained."""
+    return dict(network.named_buffers())
+
+
 class Probe:
     """The small measure: clips of fixed scenes by the averaged weights, against the real ones."""
 
@@ -90,13 +85,13 @@ class Probe:
         """Measure, write a sheet (real clips above made ones), return the figures."""
         network = self.objective.network
         kept = {name: p.detach().clone() for name, p in network.named_parameters()}
-        network.load_state_dict(weights)
+        network.load_state_dict(kept_buffers(network) | weights)
         network.eval()
         frames = 1 if still else 4
         real = self.real[:, :1] if still else self.real
         line: dict[str, float] = {"step": step}
         try:
-            for steps in (2, 8):
+            for steps in (1, 4):
                 latents = sample(
                     network,
                     [said_of(scene, still=still) for scene in self.scenes],
@@ -112,7 +107,7 @@ class Probe:
                     f"plain_{steps}": float(np.median(values[::2])),
                 }
         finally:
-            network.load_state_dict(kept)
+            network.load_state_dict(kept_buffers(network) | kept)
             network.train()
         sheet(real, made).save(self.out / "sheet.png")
         with (self.out / "eval.jsonl").open("a") as file:
@@ -149,10 +144,10 @@ def train(
     """Train the denoiser; see the module."""
     sources = Sources(data)
     linear: LinearPatches = fit_linear(sources, out.parent / "linear.safetensors")
-    torch.manual_seed(0)
     portraits = Portraits.of(sources, out.parent / "portraits.pt")
-    scenes = KeptScenes(sources, linear, mix or Mix(), kept=out / "latents")
-    objective = SceneObjective(scenes, network_params(), portraits)
+    torch.manual_seed(0)
+    scenes = KeptScenes(sources, linear, portraits, mix or Mix(), kept=out / "latents")
+    objective = SceneObjective(scenes, network_params())
     out.mkdir(parents=True, exist_ok=True)
     probe = Probe(objective, out)
 
@@ -167,7 +162,7 @@ def train(
     signal.signal(signal.SIGTERM, lambda *_: ended.set())  # a stopped run keeps what it has
     run_steadily(
         objective,
-        settings or Steady(),
+        settings or RATES,
         out,
         copies=copies,
         start=start,
@@ -188,9 +183,6 @@ def main() -> None:
     parser.add_argument("--start", type=Path, help="checkpoint to go on from where --out has none")
     parser.add_argument("--minutes", type=float)
     parser.add_argument("--cooldown", type=int, help="let the rates fall to zero over so many steps")
-    parser.add_argument(
-        "--finish", type=int, help="as --cooldown, at lower rates, with nearly all times at the noise and little unsaid"
-    )
     parser.add_argument("--still-steps", type=int, default=Mix().still_steps)
     parser.add_argument(
         "--ahead", action="store_true", help="only draw and encode what a run beside this one needs next"
@@ -203,11 +195,11 @@ def main() -> None:
     if options.ahead:
         sources = Sources(options.data)
         linear = fit_linear(sources, options.out.parent / "linear.safetensors")
-        KeptScenes(sources, linear, Mix(still_steps=options.still_steps), kept=options.out / "latents").draw_ahead()
-    settings, mix = Steady(), Mix(still_steps=options.still_steps)
-    if options.finish:
-        settings, mix = FINISH, replace(mix, **FINISHED)
-    if steps := options.finish or options.cooldown:
+        portraits = Portraits.of(sources, options.out.parent / "portraits.pt")
+        mix = Mix(still_steps=options.still_steps)
+        KeptScenes(sources, linear, portraits, mix, kept=options.out / "latents").draw_ahead()
+    settings, mix = RATES, Mix(still_steps=options.still_steps)
+    if steps := options.cooldown:
         found = options.out / "checkpoint.pt"
         if found.exists():
             first = json.loads((options.out / "settings.json").read_text())["cooldown"][0]

@@ -1,0 +1,243 @@
+"""Drafts: a scene drawn from its subjects' portraits, as the denoiser is given it to begin with.
+
+What is drawn is exact where the codes of the portraits are; what they lose is the network's work. A draft is the mean
+of what the noise hides: ``best_guess``. Where a clip's first frame is given, the draft says how things move from there
+on, and the frame what they look like: ``beside_frame``.
+
+Legend: B clips, T latent frames, F frames, H W rows and columns of the latent, C channels, S subjects.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from kandinsky.families.nano.geometry import Packed, condition_channels
+from kandinsky.families.nano.linear import LinearPatches
+from kandinsky.families.nano.portraits import GRID, PortraitDecoder
+from kandinsky.families.nano.scenes import BACKDROPS, HORIZON, MOST_SUBJECTS, Backdrop
+from kandinsky.model.values import TextEmbeddings
+
+SPREAD = 0.12
+"""Variance of what a draft leaves to the network, of clean latents of variance 1."""
+AGREES = 0.35
+"""Share of the error of a blank background that a draft's first frame may have beside a given one."""
+DIFFERS = 0.19
+"""What is a subject and not the background around it, of [-1, 1] in any channel."""
+
+
+def background(colours_23: Tensor, backdrop: Backdrop, side: int) -> Tensor:
+    """A background alone: [3, side, side] of two colours in [0, 1], of which a plain one shows the first."""
+    one, other = colours_23[:, :, None, None]
+    at = (torch.arange(side, device=colours_23.device) + 0.5) / side
+    match backdrop:
+        case "gradient":
+            share = at.view(1, side, 1).expand(1, side, side)
+        case "halves":
+            share = (at > 0.5).float().view(1, 1, side).expand(1, side, side)
+        case "ground":
+            share = (at > HORIZON).float().view(1, side, 1).expand(1, side, side)
+        case _:
+            share = torch.zeros(1, side, side, device=colours_23.device)
+    return torch.lerp(one, other, share)
+
+
+def place(image_TCHW: Tensor, path_T5: Tensor, side: int) -> Tensor:
+    """Premultiplied RGBA where the path puts it, [T, 4, side, side]; one image serves a path of many frames.
+
+    An image that is made much smaller is halved first, or its pixels would be skipped.
+    """
+    if float(path_T5[:, 2].max()) * side < 0.6 * image_TCHW.shape[-1]:
+        image_TCHW = F.avg_pool2d(image_TCHW, 2)
+    x, y, size, angle, opacity = path_T5.unbind(-1)
+    cos, sin = angle.cos() / size, angle.sin() / size
+    dx, dy = 1 - 2 * x, 1 - 2 * y
+    rows = torch.stack([cos, sin, cos * dx + sin * dy, -sin, cos, cos * dy - sin * dx], dim=-1)
+    frames = len(path_T5)
+    grid = F.affine_grid(rows.view(-1, 2, 3), [frames, 4, side, side], align_corners=False)
+    image_TCHW = image_TCHW.expand(frames, -1, -1, -1).contiguous(memory_format=torch.channels_last)
+    return F.grid_sample(image_TCHW, grid, align_corners=False) * opacity.view(-1, 1, 1, 1)
+
+
+def draw(portraits_SFCHW: Tensor, scene: Packed, side: int) -> Tensor:
+    """A clip of subjects before their background, float32 [F, side, side, 3] in [-1, 1]."""
+    frames = portraits_SFCHW.shape[1]
+    canvas = background(scene.colours_23, BACKDROPS[scene.backdrop], side).expand(frames, 3, side, side)
+    for image, path in zip(portraits_SFCHW, scene.path_SF5[:, :frames], strict=True):
+        layer = place(image, path, side)
+        canvas = layer[:, :3] + canvas * (1 - layer[:, 3:])
+    return canvas.clamp(0, 1).permute(0, 2, 3, 1).mul(2).sub(1)
+
+
+@torch.no_grad()
+def drafted(
+    portraits: PortraitDecoder, linear: LinearPatches, tokens_BLE: Tensor, packed_BG: Tensor, *, frames: int, rows: int
+) -> Tensor:
+    """Latents of the clips that scenes mean, float32 [B, T, H, W, C]; zeros where no scene is known.
+
+    Args:
+        portraits: Makes images of codes.
+        linear: The encoder.
+        tokens_BLE: Text states: the codes of three subjects first.
+        packed_BG: See ``geometry.packed``.
+        frames: Latent frames.
+        rows: Of the latent, which has as many columns.
+    """
+    B, places = len(tokens_BLE), GRID * GRID
+    out = torch.zeros(B, frames, rows, rows, linear.params.latent_channels, device=tokens_BLE.device)
+    shown = 1 + linear.params.temporal * (frames - 1)
+    for b, scene in enumerate(Packed.of(row) for row in packed_BG.float()):
+        if scene is not None:
+            codes = tokens_BLE[b, : MOST_SUBJECTS * places].unflatten(0, (MOST_SUBJECTS, places))[: scene.subjects]
+            clip = draw(portraits(codes, shown), scene, rows * linear.params.spatial)
+            out[b] = linear.encode(clip[None])[0]
+    return out
+
+
+def beside_frame(linear: LinearPatches, draft_BTHWC: Tensor, drawn_B: Tensor, first_BHWC: Tensor) -> Tensor:
+    """Drafts of clips of which the first frame is given: that frame, changed as the draft changes.
+
+    Args:
+        linear: The encoder.
+        draft_BTHWC: See ``drafted``.
+        drawn_B: Which of them are to be followed; of the others the frame stands still.
+        first_BHWC: Latents of the first frames.
+    """
+    later = linear.held(first_BHWC)[:, None].expand(-1, draft_BTHWC.shape[1] - 1, -1, -1, -1)
+    moved = draft_BTHWC[:, 1:] - linear.held(draft_BTHWC[:, 0])[:, None]
+    later = later + moved * drawn_B.to(moved).view(-1, 1, 1, 1, 1)
+    return torch.cat([first_BHWC[:, None].to(later), later], dim=1)
+
+
+def best_guess(x_BTHWC: Tensor, time_B: Tensor, draft_BTHWC: Tensor, drawn_B: Tensor, known: Tensor) -> Tensor:
+    """The best linear guess of a clean latent from a noisy one and its draft; known frames stay as they are.
+
+    With x = (1 - t) · clean + t · noise and a clean latent of mean d and variance s² that is
+    d + s² (1 - t) (x - (1 - t) d) / (s² (1 - t)² + t²): at t = 1 nothing is left of the noise, which a network would
+    otherwise have to learn to overlook where what it is told is all there is. Without a draft d = 0 and s² = 1.
+
+    Args:
+        x_BTHWC: The noisy latent.
+        time_B: In [0, 1].
+        draft_BTHWC: See ``drafted``.
+        drawn_B: Which clips have a draft.
+        known: Where it is clean, bool [B, T, H, W, 1].
+    """
+    spread = torch.where(drawn_B, SPREAD, 1.0).to(x_BTHWC)
+    clean = (1 - time_B).to(x_BTHWC)
+    gain = (spread * clean / (spread * clean**2 + time_B.to(x_BTHWC) ** 2)).view(-1, 1, 1, 1, 1)
+    draft = draft_BTHWC.to(x_BTHWC)
+    guess = draft + gain * (x_BTHWC - clean.view(-1, 1, 1, 1, 1) * draft)
+    return torch.where(known, x_BTHWC, guess)
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What the denoiser is told of clips beside their words, the same at every step.
+
+    Args:
+        condition_BTHWC: Condition channels, see ``geometry.condition_channels``, with the mask of what is known.
+        draft_BTHWC: Drafts, zeros where there are none.
+        drawn_B: Which clips have one.
+    """
+
+    condition_BTHWC: Tensor
+    draft_BTHWC: Tensor
+    drawn_B: Tensor
+
+    def guess(self, x_BTHWC: Tensor, time_B: Tensor) -> Tensor:
+        """See ``best_guess``."""
+        return best_guess(x_BTHWC, time_B, self.draft_BTHWC, self.drawn_B, self.condition_BTHWC[..., -1:] > 0)
+
+
+@torch.no_grad()
+def tell(
+    portraits: PortraitDecoder,
+    linear: LinearPatches,
+    text: TextEmbeddings,
+    packed_BG: Tensor,
+    x_BTHWC: Tensor,
+    known: Tensor | None = None,
+) -> Told:
+    """Draw what is known of clips.
+
+    Args:
+        portraits: Makes images of codes.
+        linear: The encoder.
+        text: States of the prompts.
+        packed_BG: See ``geometry.packed``.
+        x_BTHWC: The noisy latent, clean where it is known.
+        known: Where that is, bool, of the latent's shape with one channel or one that broadcasts to it.
+    """
+    B, frames, rows, columns, channels = x_BTHWC.shape
+    tokens = text.tokens_BLC.to(x_BTHWC.device)
+    first = None
+    if known is not None:
+        known = known[..., :1].expand(B, frames, rows, columns, 1)
+        if bool(known[:, 0].all()):
+            first = x_BTHWC[:, 0].float()
+            packed_BG = _placed_as_seen(portraits, linear, tokens, packed_BG, first)
+    drawn = packed_BG[:, 0] > 0
+    draft = drafted(portraits, linear, tokens, packed_BG, frames=frames, rows=rows)
+    if first is not None:
+        drawn = drawn & _agrees(linear, draft[:, 0], first)
+        packed_BG = packed_BG * drawn[:, None]
+        draft = beside_frame(linear, draft, drawn, first)
+        drawn = torch.ones_like(drawn)
+    condition = condition_channels(packed_BG, frames=frames, rows=rows, columns=columns, channels=channels)
+    if known is not None:
+        condition[..., -1:] = known.to(condition)
+    return Told(condition, draft, drawn)
+
+
+def _agrees(linear: LinearPatches, draft_BHWC: Tensor, first_BHWC: Tensor) -> Tensor:
+    """Whether drafts of first frames show what the given ones do: their error beside that of an empty background."""
+    made, given = (linear.still.decode(x).flatten(1, 2) for x in (draft_BHWC, first_BHWC))
+    blank = given - _around(given.unflatten(-1, (-1, 3)), first_BHWC.shape[1])
+    return (made - given).square().mean((1, 2)) < AGREES * blank.square().mean((1, 2))
+
+
+def _around(pixels_BPN3: Tensor, rows: int) -> Tensor:
+    """The colour at the border of frames given as patches, as all their pixels: [B, 1, N · 3]."""
+    B, _, pixels, _ = pixels_BPN3.shape
+    grid = pixels_BPN3.view(B, rows, -1, pixels, 3)
+    edge = torch.cat([grid[:, 0], grid[:, -1], grid[:, :, 0], grid[:, :, -1]], dim=1).flatten(1, 2)
+    return edge.median(1).values.repeat(1, pixels)[:, None]
+
+
+def _placed_as_seen(
+    portraits: PortraitDecoder, linear: LinearPatches, tokens_BLE: Tensor, packed_BG: Tensor, first_BHWC: Tensor
+) -> Tensor:
+    """Scenes of one subject, moved to where a given first frame shows something, before the colour at its border."""
+    out = packed_BG.clone()
+    seen = linear.unpatchify(linear.still.decode(first_BHWC)[:, None])[:, 0]
+    for b, scene in enumerate(Packed.of(row) for row in packed_BG.float()):
+        if scene is None or scene.subjects != 1:
+            continue
+        image = seen[b].clamp(-1, 1)
+        edge = torch.cat([image[0], image[-1], image[:, 0], image[:, -1]]).median(0).values
+        shown = _extent((image - edge).abs().amax(-1) > DIFFERS)
+        own = _extent(portraits(tokens_BLE[b : b + 1, : GRID * GRID], 1)[0, 0, 3] > 0.3)
+        if shown is None or own is None:
+            continue
+        (middle, sides), (own_middle, own_sides) = shown, own
+        size = (sides.prod() / own_sides.prod()).sqrt()
+        path, began = scene.path_SF5.clone(), scene.path_SF5[0, 0].clone()
+        path[..., :2] += middle - size * (own_middle - 0.5) - began[:2]
+        path[..., 2] *= size / began[2]
+        colours = ((edge + 1) / 2).expand(2, 3)
+        out[b] = Packed(path, colours, 0).row()
+    return out
+
+
+def _extent(mask_HW: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Middle and sides of the box around what is true, x before y, as shares of the whole; None if nothing is."""
+    down, across = mask_HW.any(1).nonzero().flatten(), mask_HW.any(0).nonzero().flatten()
+    if not len(down):
+        return None
+    whole = torch.tensor(mask_HW.shape[::-1], device=mask_HW.device)
+    low, high = torch.stack([across[0], down[0]]) / whole, (torch.stack([across[-1], down[-1]]) + 1) / whole
+    return (low + high) / 2, high - low

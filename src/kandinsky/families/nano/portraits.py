@@ -1,0 +1,47 @@
+"""Portraits: what a concept looks like while it moves, as codes of 36 places of its own image.
+
+A portrait is 25 frames of premultiplied RGBA, 144 × 144 pixels. Three linear maps make the codes, each the principal
+components of what the one before gives: of 12 × 12 pixels of one frame, of their 25 frames together, and of 2 × 2 such
+places. So one place of the codes stands for 24 × 24 pixels of all frames, and zero stands for nothing to be seen.
+
+Legend: N portraits, T frames, P places of the codes in rows, E codes of a place.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+GRID = 6  # places of the codes, along each side
+SIDE, FRAMES = 144, 25
+CELL = SIDE // (2 * GRID)  # pixels of the finest places, along each side
+PIXELS, MOVES = 96, 192
+"""Components of the finest places in one frame, and in all of them."""
+
+
+class PortraitDecoder(nn.Module):
+    """Codes to portraits; buffers only, for they are computed and not trained.
+
+    Args:
+        codes: Of a place.
+    """
+
+    pixels: Tensor
+    moves: Tensor
+    places: Tensor
+
+    def __init__(self, codes: int) -> None:
+        super().__init__()
+        self.register_buffer("pixels", torch.zeros(4 * CELL**2, PIXELS))
+        self.register_buffer("moves", torch.zeros(FRAMES * PIXELS, MOVES))
+        self.register_buffer("places", torch.zeros(4 * MOVES, codes))
+
+    def forward(self, codes_NPE: Tensor, frames: int = FRAMES) -> Tensor:
+        """The first frames of portraits, premultiplied RGBA of about [0, 1]: float32 [N, T, 4, 144, 144]."""
+        N, fine = len(codes_NPE), 2 * GRID
+        x = (codes_NPE.float() @ self.places.float().T).view(N, GRID, GRID, 2, 2, MOVES)
+        x = x.permute(0, 1, 3, 2, 4, 5).reshape(N, fine, fine, MOVES)
+        x = x @ self.moves[: frames * PIXELS].float().T
+        x = x.view(N, fine, fine, frames, PIXELS) @ self.pixels.float().T
+        x = x.view(N, fine, fine, frames, 4, CELL, CELL).permute(0, 3, 4, 1, 5, 2, 6)
+        return x.reshape(N, frames, 4, SIDE, SIDE)
