@@ -5,17 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from kandinsky.families.nano.scene_encoder import said_beside_image
 from kandinsky.families.nano.scene_words import NOTHING, ROLES
 from kandinsky.lab.nano.captions import held_colours
+from kandinsky.lab.nano2 import make as make_module
 from kandinsky.lab.nano2.catalogue import catalogue
 from kandinsky.lab.nano2.generate import read_image, told
 from kandinsky.lab.nano2.judge import scene_groups
 from kandinsky.lab.nano2.measure import fixed_prompts, strips, thinned
 from kandinsky.lab.nano2.reader import read, reader
-from kandinsky.lab.nano2.train import probe_scenes
+from kandinsky.lab.nano2.train import STEPS, probe_scenes
+from kandinsky.train.steady import Steady
 
 
 def test_measured_scenes_show_colours_no_training_had() -> None:
@@ -63,3 +66,35 @@ def test_strips_and_thinning() -> None:
     clip = np.zeros((25, 16, 16, 3), np.uint8)
     assert strips([clip] * 4, [clip] * 4).size == (3 * 6 * 16, 2 * 2 * 16)
     assert thinned(list(range(10)), 5) == [0, 2, 4, 6, 8]
+
+
+def test_one_command_makes_everything_and_can_be_given_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stages in their order; what was done before is not done again."""
+    done: list[str] = []
+    broken = ["decoder"]
+
+    def train_decoder(data: Path, out: Path, *, steps: int, start: Path | None = None, made: bool = False) -> None:
+        if out.name in broken:
+            raise KeyboardInterrupt
+        assert made == (out.name == "decoder") == (start is not None)
+        out.mkdir(parents=True)
+        (out / "vae.safetensors").touch()
+        done.append(out.name)
+
+    def train(data: Path, out: Path, *, settings: Steady) -> None:
+        assert settings.end == STEPS and settings.factor(STEPS - 1) < 0.01
+        out.mkdir(parents=True)
+        done.append(out.name)
+
+    monkeypatch.setattr(make_module.emoji, "fetch", lambda data: done.append("fetch"))
+    monkeypatch.setattr(make_module.emoji, "decode", lambda data, side: done.append(f"decode {side}"))
+    monkeypatch.setattr(make_module, "train", train)
+    monkeypatch.setattr(make_module, "train_decoder", train_decoder)
+    monkeypatch.setattr(make_module, "Trained", lambda run: run)
+    monkeypatch.setattr(make_module, "package", lambda trained, out: {"dit.safetensors": 1})
+    with pytest.raises(KeyboardInterrupt):
+        make_module.make(tmp_path / "data", tmp_path / "run", tmp_path / "out")
+    broken.clear()
+    assert make_module.make(tmp_path / "data", tmp_path / "run", tmp_path / "out") == {"dit.safetensors": 1}
+    data = ["fetch", "decode 160"]
+    assert done == [*data, "denoiser", "decoder-exact", *data, "decoder"]

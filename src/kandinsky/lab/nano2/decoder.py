@@ -1,8 +1,8 @@
 """Training the second Nano's decoder on random scenes; its encoder is linear and fixed.
 
-    python -m kandinsky.lab.nano2.decoder --data FOLDER --out runs/nano2/decoder --steps 1000
-    python -m kandinsky.lab.nano2.decoder --data FOLDER --out runs/nano2/decoder-made --steps 1800 \
-        --start runs/nano2/decoder/vae.safetensors --made
+    python -m kandinsky.lab.nano2.decoder --data FOLDER --out runs/nano2/decoder-exact
+    python -m kandinsky.lab.nano2.decoder --data FOLDER --out runs/nano2/decoder --steps 1150 \
+        --start runs/nano2/decoder-exact/vae.safetensors --made
 
 The first learns to decode latents of real clips. What it is given in use are latents that were made, and those lack
 what the codes of portraits lose: the second learns to decode drafts too.
@@ -33,6 +33,9 @@ from kandinsky.lab.nano2.scenes import draw_scene
 from kandinsky.train.loop import LoopSettings, run
 from kandinsky.train.objective import Loss, One
 
+log = logging.getLogger(__name__)
+EXACT_STEPS, MADE_STEPS = 1000, 1150
+"""Of the release: on latents of real clips, then on drafts too."""
 MADE = 0.8
 """Share of latents that lack something, where drafts are drawn."""
 
@@ -121,12 +124,40 @@ def judge_decoder(
     return figures
 
 
+def train_decoder(data: Path, out: Path, *, steps: int, start: Path | None = None, made: bool = False) -> None:
+    """Train it, or go on; the averaged weights become ``vae.safetensors`` in ``out``, its figures ``figures.json``.
+
+    Args:
+        data: Folder of the images.
+        out: Folder of the run, beside the linear encoder and the portraits.
+        steps: How many; the rate falls in the second half.
+        start: Weights to begin with.
+        made: Learn to decode drafts too.
+    """
+    torch.manual_seed(0)
+    sources = Sources(data)
+    linear, drafts = fit_linear(sources, out.parent / "linear.safetensors"), None
+    if made:
+        drafts = KeptScenes(sources, linear, Portraits.of(sources, out.parent / "portraits.pt"), Mix(pool=1))
+    objective = DecoderObjective(sources, linear, drafts=drafts)
+    if start is not None:
+        objective.network.load_state_dict(load_file(start))
+    lr = 5e-4 if made else 1e-3
+    settings = LoopSettings(steps=steps, lr=lr, warmup=100, decay=0.5, weight_decay=0.0, checkpoint_minutes=5)
+    averaged = run(One(objective), settings, out)["network"]
+    objective.network.load_state_dict(averaged, strict=False)
+    save_file({k: v.contiguous() for k, v in objective.network.state_dict().items()}, out / "vae.safetensors")
+    figures = judge_decoder(objective.network, sources, drafts)
+    log.info("%s", figures)
+    (out / "figures.json").write_text(json.dumps(figures))
+
+
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--steps", type=int, default=EXACT_STEPS)
     parser.add_argument("--start", type=Path, help="weights to begin with")
     parser.add_argument("--made", action="store_true", help="learn to decode drafts too")
     parser.add_argument("--threads", type=int, default=1)
@@ -134,22 +165,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(options.threads)
     torch.set_flush_denormal(True)
-    torch.manual_seed(0)
-    sources = Sources(options.data)
-    linear, drafts = fit_linear(sources, options.out.parent / "linear.safetensors"), None
-    if options.made:
-        drafts = KeptScenes(sources, linear, Portraits.of(sources, options.out.parent / "portraits.pt"), Mix(pool=1))
-    objective = DecoderObjective(sources, linear, drafts=drafts)
-    if options.start is not None:
-        objective.network.load_state_dict(load_file(options.start))
-    lr = 5e-4 if options.made else 1e-3
-    settings = LoopSettings(steps=options.steps, lr=lr, warmup=100, decay=0.5, weight_decay=0.0, checkpoint_minutes=5)
-    averaged = run(One(objective), settings, options.out)["network"]
-    objective.network.load_state_dict(averaged, strict=False)
-    save_file({k: v.contiguous() for k, v in objective.network.state_dict().items()}, options.out / "vae.safetensors")
-    figures = judge_decoder(objective.network, sources, drafts)
-    logging.info("%s", figures)
-    (options.out / "figures.json").write_text(json.dumps(figures))
+    train_decoder(options.data, options.out, steps=options.steps, start=options.start, made=options.made)
 
 
 if __name__ == "__main__":

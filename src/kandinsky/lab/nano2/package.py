@@ -80,7 +80,7 @@ def package(trained: Trained, out: Path, *, bits: Bits | None = None) -> dict[st
     write_few(linear, out / "linear.safetensors", dict.fromkeys(linear, bits.linear), metadata)
     for name, own in (("dit", dit), ("vae", decoder)):
         files = dict.fromkeys(own, f"{name}.safetensors") | dict.fromkeys(linear, "linear.safetensors")
-        with replacing(out / f"{name}.index.json") as part:
+        with replacing(out / f"{name}.safetensors.index.json") as part:
             part.write_text(json.dumps({"metadata": {}, "weight_map": files}, indent=0) + "\n", encoding="utf-8")
     words = SceneWords(len(catalogue()), codes=trained.scale_E.numel(), pooled=trained.network.dit.params.in_text_dim2)
     state = plain(trained.network.words.state_dict())
@@ -124,11 +124,11 @@ def cost_of(trained: Trained, folder: Path, sources: Sources, *, count: int = 24
 
     before = clips()
     params = trained.network.dit.params
-    trained.network.dit.load_state_dict(read_state(folder / "dit.index.json"))
+    trained.network.dit.load_state_dict(read_state(folder / "dit.safetensors.index.json"))
     trained.network.words = SceneWords(len(sources), codes=params.in_text_dim, pooled=params.in_text_dim2)
     trained.network.words.load_state_dict(read_state(folder / "rows.safetensors"))
     decoder = trained.decoder = NanoDecoder(trained.linear)
-    decoder.load_state_dict(read_state(folder / "vae.index.json"))
+    decoder.load_state_dict(read_state(folder / "vae.safetensors.index.json"))
     after = clips()
     whole, small, apart = (np.array(psnr(a, b)) for a, b in ((before, real), (after, real), (after, before)))
     return {

@@ -1,12 +1,11 @@
 """Training the second Nano from the command line, for as long as wanted: ``python -m kandinsky.lab.nano2.train``.
 
-    python -m kandinsky.lab.nano2.train --data FOLDER --out runs/nano2/denoiser [--copy FOLDER] [--minutes 60]
-    python -m kandinsky.lab.nano2.train --data FOLDER --out runs/nano2/cool --start runs/nano2/denoiser/checkpoint.pt \
-        --cooldown 1500
+    python -m kandinsky.lab.nano2.train --data FOLDER --out runs/nano2/denoiser [--minutes 60] [--copy FOLDER]
+    python -m kandinsky.lab.nano2.train --data FOLDER --out runs/nano2/denoiser --steps 3000 --cooldown 900
 
-The first fits the linear encoder where ``linear.safetensors`` is missing beside ``--out``, then trains, goes on from
-the last checkpoint whenever it is started again, and measures itself at every checkpoint (``eval.jsonl``,
-``sheet.png``). The second lets the rates fall to zero over so many steps from a checkpoint.
+Fits the linear encoder and the portraits where ``linear.safetensors`` and ``portraits.pt`` are missing beside
+``--out``, then trains, goes on from the last checkpoint whenever it is started again, and measures itself at every
+checkpoint (``eval.jsonl``, ``sheet.png``). How many steps there will be need not be known when a run begins.
 """
 
 from __future__ import annotations
@@ -38,6 +37,8 @@ from kandinsky.lab.nano2.portraits import Portraits
 from kandinsky.lab.nano2.scenes import draw_scene
 from kandinsky.train.steady import Steady, run_steadily
 
+STEPS, COOLDOWN = 3000, 900
+"""Of the release, and how many of them the rates fall to zero over."""
 RATES = Steady(muon=4e-4, plain=2.5e-4, rows=6e-4)
 """What is left to learn beside a draft is small, and so are the steps."""
 
@@ -182,7 +183,10 @@ def main() -> None:
     parser.add_argument("--copy", type=Path, action="append", default=[], help="folder for a copy of every checkpoint")
     parser.add_argument("--start", type=Path, help="checkpoint to go on from where --out has none")
     parser.add_argument("--minutes", type=float)
-    parser.add_argument("--cooldown", type=int, help="let the rates fall to zero over so many steps")
+    parser.add_argument("--steps", type=int, help="end after so many; without it only --minutes end a run")
+    parser.add_argument(
+        "--cooldown", type=int, default=0, help="let the rates fall to zero over the last so many steps"
+    )
     parser.add_argument("--still-steps", type=int, default=Mix().still_steps)
     parser.add_argument(
         "--ahead", action="store_true", help="only draw and encode what a run beside this one needs next"
@@ -199,13 +203,8 @@ def main() -> None:
         mix = Mix(still_steps=options.still_steps)
         KeptScenes(sources, linear, portraits, mix, kept=options.out / "latents").draw_ahead()
     settings, mix = RATES, Mix(still_steps=options.still_steps)
-    if steps := options.cooldown:
-        found = options.out / "checkpoint.pt"
-        if found.exists():
-            first = json.loads((options.out / "settings.json").read_text())["cooldown"][0]
-        else:
-            first = int(torch.load(options.start, weights_only=True, mmap=True)["step"])
-        settings = replace(settings, cooldown=(first, steps))
+    if options.steps:
+        settings = replace(settings, cooldown=(options.steps - options.cooldown, options.cooldown))
     train(
         options.data,
         options.out,
