@@ -27,7 +27,7 @@ from kandinsky.lab.nano2.memorise import (
     network_params,
     sample,
 )
-from kandinsky.lab.nano2.portraits import STEP, Portraits, own_frame
+from kandinsky.lab.nano2.portraits import CODES, STEP, Portraits, own_frame
 from kandinsky.train.muon import Muon, orthogonalise
 from kandinsky.train.steady import Steady, run_steadily
 
@@ -167,7 +167,7 @@ def test_portraits_of_images_are_near_to_them_and_read_as_they_were_written(tmp_
     sources = DrawnSources(6)
     made = Portraits.of(sources, tmp_path / "portraits.pt")  # type: ignore[arg-type]
     again = Portraits.read(tmp_path / "portraits.pt")
-    assert made.numbers_NPE.shape == (6 + 2, 36, 512) and made.numbers_NPE.dtype is torch.int16
+    assert made.numbers_NPE.shape == (6 + 2, 36, CODES) and made.numbers_NPE.dtype is torch.int16
     assert torch.equal(again.numbers_NPE, made.numbers_NPE) and torch.equal(again.codes(), made.codes())
     images = again.decoder(again.codes()[:6])
     for number, image in enumerate(images):
@@ -176,7 +176,7 @@ def test_portraits_of_images_are_near_to_them_and_read_as_they_were_written(tmp_
         lost = 1.05 * (2 / 3 * STEP) ** 2 * made.numbers_NPE[0].numel() / real.numel()  # at most, by rounding
         assert error < lost and (number > 0 or error < 0.02 * float(real.pow(2).mean()))
     assert torch.allclose(again.decoder(again.codes()[:2], frames=3), images[:2, :3], atol=1e-6)
-    assert not again.decoder(torch.zeros(1, 36, 512)).any()  # no codes show nothing
+    assert not again.decoder(torch.zeros(1, 36, CODES)).any()  # no codes show nothing
 
 
 def test_every_role_of_a_scene_can_be_said() -> None:

@@ -14,7 +14,7 @@ from kandinsky.model.cost import Cost, Load, Operations
 
 # of the head beside the transformer: its width, how much the prompt and the time tell it, and how many places in a row
 # it sees
-LOCAL_WIDTH, LOCAL_TOLD, AROUND = 768, 64, 3
+LOCAL_WIDTH, LOCAL_TOLD, AROUND = 512, 63, 3
 COPIES = 4  # of the clip in float32, while it is decoded
 
 

@@ -98,7 +98,10 @@ def drafted(
 
 
 def beside_frame(linear: LinearPatches, draft_BTHWC: Tensor, drawn_B: Tensor, first_BHWC: Tensor) -> Tensor:
-    """Drafts of clips of which the first frame is given: that frame, changed as the draft changes.
+    """Drafts of clips of which the first frame is given: what a draft lacks of it is added where little moves.
+
+    What is lacking is kept as far as it is larger than what moves: by r / (r + m) at each place, r and m being squares of
+    pixels. So a place that stands still looks as in the frame, and one that moves leaves no trace of it.
 
     Args:
         linear: The encoder.
@@ -106,9 +109,13 @@ def beside_frame(linear: LinearPatches, draft_BTHWC: Tensor, drawn_B: Tensor, fi
         drawn_B: Which of them are to be followed; of the others the frame stands still.
         first_BHWC: Latents of the first frames.
     """
-    later = linear.held(first_BHWC)[:, None].expand(-1, draft_BTHWC.shape[1] - 1, -1, -1, -1)
-    moved = draft_BTHWC[:, 1:] - linear.held(draft_BTHWC[:, 0])[:, None]
-    later = later + moved * drawn_B.to(moved).view(-1, 1, 1, 1, 1)
+    still = linear.held(first_BHWC)[:, None]
+    energy = linear.moving.energy().to(still)
+    lacking = still - linear.held(draft_BTHWC[:, 0])[:, None]
+    moved = draft_BTHWC[:, 1:] - still + lacking
+    r, m = ((x.square() * energy).mean(-1, keepdim=True) for x in (lacking, moved))
+    followed = draft_BTHWC[:, 1:] + lacking * (r / (r + m + 1e-6))
+    later = torch.where(drawn_B.view(-1, 1, 1, 1, 1), followed, still)
     return torch.cat([first_BHWC[:, None].to(later), later], dim=1)
 
 
@@ -179,12 +186,10 @@ def tell(
         known = known[..., :1].expand(B, frames, rows, columns, 1)
         if bool(known[:, 0].all()):
             first = x_BTHWC[:, 0].float()
-            packed_BG = _placed_as_seen(portraits, linear, tokens, packed_BG, first)
+            packed_BG = _as_seen(portraits, linear, tokens, packed_BG, first)
     drawn = packed_BG[:, 0] > 0
     draft = drafted(portraits, linear, tokens, packed_BG, frames=frames, rows=rows)
     if first is not None:
-        drawn = drawn & _agrees(linear, draft[:, 0], first)
-        packed_BG = packed_BG * drawn[:, None]
         draft = beside_frame(linear, draft, drawn, first)
         drawn = torch.ones_like(drawn)
     condition = condition_channels(packed_BG, frames=frames, rows=rows, columns=columns, channels=channels)
@@ -193,11 +198,29 @@ def tell(
     return Told(condition, draft, drawn)
 
 
-def _agrees(linear: LinearPatches, draft_BHWC: Tensor, first_BHWC: Tensor) -> Tensor:
-    """Whether drafts of first frames show what the given ones do: their error beside that of an empty background."""
-    made, given = (linear.still.decode(x).flatten(1, 2) for x in (draft_BHWC, first_BHWC))
-    blank = given - _around(given.unflatten(-1, (-1, 3)), first_BHWC.shape[1])
-    return (made - given).square().mean((1, 2)) < AGREES * blank.square().mean((1, 2))
+def _as_seen(
+    portraits: PortraitDecoder, linear: LinearPatches, tokens_BLE: Tensor, packed_BG: Tensor, first_BHWC: Tensor
+) -> Tensor:
+    """Scenes as given first frames show them: where the words put them, or moved to what is seen; else none at all."""
+    given = linear.still.decode(first_BHWC).flatten(1, 2)
+    blank = _around(given.unflatten(-1, (-1, 3)), first_BHWC.shape[1])
+    said = _recoloured(packed_BG, (blank[:, 0, :3] + 1) / 2)
+    found, least = torch.zeros_like(packed_BG), AGREES * (given - blank).square().mean((1, 2))
+    for scenes in (said, _moved(portraits, linear, tokens_BLE, said, first_BHWC)):
+        draft = drafted(portraits, linear, tokens_BLE, scenes, frames=1, rows=first_BHWC.shape[1])[:, 0]
+        error = (linear.still.decode(draft).flatten(1, 2) - given).square().mean((1, 2))
+        better = (scenes[:, 0] > 0) & (error < least)
+        found, least = torch.where(better[:, None], scenes, found), torch.where(better, error, least)
+    return found
+
+
+def _recoloured(packed_BG: Tensor, colour_B3: Tensor) -> Tensor:
+    """Scenes before one plain colour each."""
+    out = packed_BG.float().clone()
+    for row, colour, scene in zip(out, colour_B3, map(Packed.of, packed_BG.float()), strict=True):
+        if scene is not None:
+            row.copy_(Packed(scene.path_SF5, colour.expand(2, 3), 0).row())
+    return out
 
 
 def _around(pixels_BPN3: Tensor, rows: int) -> Tensor:
@@ -208,18 +231,16 @@ def _around(pixels_BPN3: Tensor, rows: int) -> Tensor:
     return edge.median(1).values.repeat(1, pixels)[:, None]
 
 
-def _placed_as_seen(
+def _moved(
     portraits: PortraitDecoder, linear: LinearPatches, tokens_BLE: Tensor, packed_BG: Tensor, first_BHWC: Tensor
 ) -> Tensor:
-    """Scenes of one subject, moved to where a given first frame shows something, before the colour at its border."""
+    """Scenes of one subject, moved to where a given first frame differs from the colour at its border."""
     out = packed_BG.clone()
     seen = linear.unpatchify(linear.still.decode(first_BHWC)[:, None])[:, 0]
-    for b, scene in enumerate(Packed.of(row) for row in packed_BG.float()):
+    for b, scene in enumerate(Packed.of(row) for row in packed_BG):
         if scene is None or scene.subjects != 1:
             continue
-        image = seen[b].clamp(-1, 1)
-        edge = torch.cat([image[0], image[-1], image[:, 0], image[:, -1]]).median(0).values
-        shown = _extent((image - edge).abs().amax(-1) > DIFFERS)
+        shown = _extent((seen[b].clamp(-1, 1) - (2 * scene.colours_23[0] - 1)).abs().amax(-1) > DIFFERS)
         own = _extent(portraits(tokens_BLE[b : b + 1, : GRID * GRID], 1)[0, 0, 3] > 0.3)
         if shown is None or own is None:
             continue
@@ -228,8 +249,7 @@ def _placed_as_seen(
         path, began = scene.path_SF5.clone(), scene.path_SF5[0, 0].clone()
         path[..., :2] += middle - size * (own_middle - 0.5) - began[:2]
         path[..., 2] *= size / began[2]
-        colours = ((edge + 1) / 2).expand(2, 3)
-        out[b] = Packed(path, colours, 0).row()
+        out[b] = Packed(path, scene.colours_23, 0).row()
     return out
 
 

@@ -98,5 +98,5 @@ class NanoSceneParams(Readable):
 
     what = "memory parameter"
     concepts: int = 574
-    codes: int = 512
+    codes: int = 768
     pooled: int = 256

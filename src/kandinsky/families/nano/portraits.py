@@ -15,7 +15,7 @@ from torch import Tensor, nn
 GRID = 6  # places of the codes, along each side
 SIDE, FRAMES = 144, 25
 CELL = SIDE // (2 * GRID)  # pixels of the finest places, along each side
-PIXELS, MOVES = 96, 192
+PIXELS, MOVES = 128, 320
 """Components of the finest places in one frame, and in all of them."""
 
 

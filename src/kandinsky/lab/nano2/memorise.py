@@ -46,15 +46,15 @@ AHEAD = 512
 
 
 def network_params(**changes: Any) -> DiTParams:
-    """The network of the release: 384 wide, three blocks of three heads, patches of 2 × 2 latents."""
+    """The network of the release: 256 wide, three blocks of two heads, patches of 2 × 2 latents."""
     values: dict[str, Any] = {
         "in_visual_dim": 192,
         "out_visual_dim": 192,
         "in_text_dim": CODES,
         "in_text_dim2": 256,
         "time_dim": 128,
-        "model_dim": 384,
-        "ff_dim": 1536,
+        "model_dim": 256,
+        "ff_dim": 1024,
         "num_text_blocks": 1,
         "num_visual_blocks": 3,
         "axes_dims": (32, 48, 48),
@@ -234,8 +234,8 @@ class KeptScenes:
 class SceneObjective:
     """Scenes drawn and encoded as they are needed, for ``run_steadily``.
 
-    The encoder's channels' energies weigh the loss, so that it is one of pixels. A clip of which neither the places nor
-    the first frame are known has no right answer, and counts for little.
+    The encoder's channels' energies weigh the loss, so that it is one of pixels. A clip of which no places are known
+    has no one right answer, and counts for little.
     """
 
     def __init__(self, scenes: KeptScenes, params: DiTParams) -> None:
@@ -288,7 +288,7 @@ class SceneObjective:
         mix = self.mix
         if self.scenes.fixed is None and rng.random() < mix.drop_all * (2 if given else 1):
             return NOTHING, None
-        drop, places = (0.4, 0.5) if given else (mix.drop_role, mix.drop_places)
+        drop, places = (0.4, 0.4) if given else (mix.drop_role, mix.drop_places)
         if self.scenes.fixed is not None:
             drop = places = 0.0
         said = said_of(scene, still=still)
@@ -312,16 +312,17 @@ class SceneObjective:
         told = told_of(batch, self.linear)
         guess = self.network(noisy, t, text, told)
         error_BT = ((guess - clean).pow(2) * self.weight_TC[:T, None, None]).mean(dim=(2, 3, 4))
-        weight = torch.where(told.drawn_B, 1.0, OPEN)[:, None].expand(B, T).clone()
+        known = torch.tensor([place is not None for place in batch.places])
+        weight = torch.where(known, 1.0, OPEN)[:, None].expand(B, T).clone()
         weight[given, 0] = 0
         loss = (error_BT * weight).sum() / weight.sum()
         figures = {f"loss_{T}": float(loss.detach())}
         rows = (error_BT.detach() * (weight > 0)).sum(1) / (weight > 0).sum(1)
         plain = (told.guess(noisy, t) - clean).pow(2).mul(self.weight_TC[:T, None, None]).mean(dim=(2, 3, 4))
-        seen = (weight > 0) & told.drawn_B[:, None]
+        seen = (weight > 0) & known[:, None]
         figures[f"gain_db_{T}"] = 10 * math.log10(float(plain[seen].mean() / error_BT.detach()[seen].mean()))
         for name, low, high in (("low", 0.0, 0.5), ("middle", 0.5, 0.8), ("high", 0.8, 1.01)):
-            chosen = (t >= low) & (t < high) & told.drawn_B
+            chosen = (t >= low) & (t < high) & known
             if chosen.any():
                 figures[f"{name}_{T}"] = float(rows[chosen].mean())
         return loss, figures

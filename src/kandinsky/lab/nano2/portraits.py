@@ -19,8 +19,8 @@ from kandinsky.lab.nano2.catalogue import Sources
 
 log = logging.getLogger(__name__)
 
-CODES = 512
-STEP = 1.25
+CODES = 768
+STEP = 0.9
 """Size of a step, in units of a pixel's value in [0, 1] over a place of 24 × 24 pixels and 25 frames."""
 WHITENING = 0.5
 """Of the codes as the network sees them: 0 keeps the spread of the components, 1 makes all equal."""

@@ -39,7 +39,7 @@ from kandinsky.train.steady import Steady, run_steadily
 
 STEPS, COOLDOWN = 3000, 900
 """Of the release, and how many of them the rates fall to zero over."""
-RATES = Steady(muon=4e-4, plain=2.5e-4, rows=6e-4)
+RATES = Steady(muon=3e-4, plain=2e-4, rows=6e-4)
 """What is left to learn beside a draft is small, and so are the steps."""
 
 SEEN = 24

@@ -1,0 +1,51 @@
+"""Pictures of the second Nano for its card and the README, by rule: ``python -m kandinsky.lab.nano2.picture FOLDER``.
+
+Makes the 48 fixed prompts by the shipped model, each with its number as the seed: `contact_sheet.png`, all of them as
+six frames each, in their order; `moving.webp`, the first twelve side by side as they move.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from kandinsky.catalogue import load
+from kandinsky.lab.nano2.fidelity import Clip
+from kandinsky.lab.nano2.measure import Made, fixed_prompts, strips
+
+SHEET = 56  # pixels of a frame's side on the sheet
+MOVING, ACROSS, SIDE = 12, 6, 128  # clips that move, how many beside one another, and their side
+
+
+def moving(clips: Sequence[Clip], target: Path) -> None:
+    """Write clips beside and below one another as one animated WebP that runs for ever."""
+    rows = [clips[at : at + ACROSS] for at in range(0, len(clips), ACROSS)]
+    frames = [
+        Image.fromarray(np.concatenate([np.concatenate([clip[t] for clip in row], 1) for row in rows]))
+        for t in range(len(clips[0]))
+    ]
+    small = [f.resize((SIDE * ACROSS, SIDE * len(rows)), Image.Resampling.LANCZOS) for f in frames]
+    small[0].save(target, save_all=True, append_images=small[1:], duration=83, loop=0, quality=70, method=6)
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--model", default="nano2-t2v")
+    options = parser.parse_args()
+    options.folder.mkdir(parents=True, exist_ok=True)
+    clips = Made(load(options.model))([prompt["text"] for prompt in fixed_prompts()])
+    moving(clips[:MOVING], options.folder / "moving.webp")
+    sheet = strips(clips)
+    shrink = SHEET / clips[0].shape[1]
+    small = sheet.resize((round(sheet.width * shrink), round(sheet.height * shrink)), Image.Resampling.LANCZOS)
+    small.quantize(128, dither=Image.Dither.NONE).save(options.folder / "contact_sheet.png", optimize=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""The shipped second Nano: what it shows is what was asked for, it moves as it should, and a given picture stays."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import kandinsky
+from kandinsky.engine.pipeline import GenerationPipeline
+from kandinsky.model.values import Request
+
+pytestmark = pytest.mark.slow
+BLUE = (40, 75, 205)
+
+
+@pytest.fixture(scope="module")
+def pipe() -> GenerationPipeline:
+    return kandinsky.load("nano2-t2v", device="cpu")
+
+
+def made(pipe: GenerationPipeline, prompt: str, **fields: object) -> np.ndarray:
+    """Frames [T, H, W, 3] as float."""
+    return pipe(prompt, seed=1, **fields).frames.astype(float)  # type: ignore[arg-type]
+
+
+def middle(frame_HWC: np.ndarray) -> tuple[float, float]:
+    """Where what differs from the frame's corner lies on average, right and down, as shares of the side."""
+    differs = np.abs(frame_HWC - np.median(frame_HWC[:8, :8], axis=(0, 1))).max(-1) > 60
+    rows, columns = np.nonzero(differs)
+    return columns.mean() / frame_HWC.shape[1], rows.mean() / frame_HWC.shape[0]
+
+
+def test_the_background_has_its_colour_and_the_subject_stands_in_the_middle(pipe: GenerationPipeline) -> None:
+    frames = made(pipe, "a panda on a blue background")
+    assert frames.shape == (25, 192, 192, 3)
+    assert np.abs(frames[:, :16, :16].mean((0, 1, 2)) - BLUE).max() < 12
+    assert middle(frames[12]) == pytest.approx((0.5, 0.5), abs=0.06)
+    assert frames[:, 80:110, 80:110].std() > 20
+
+
+@pytest.mark.parametrize(
+    ("words", "axis", "sign"), [("moves right", 0, 1), ("moves left", 0, -1), ("moves up", 1, -1), ("moves down", 1, 1)]
+)
+def test_it_goes_where_it_is_told(pipe: GenerationPipeline, words: str, axis: int, sign: int) -> None:
+    frames = made(pipe, f"a panda {words} on a blue background")
+    gone = np.subtract(middle(frames[-1]), middle(frames[0]))
+    assert gone[axis] * sign > 0.35 and abs(gone[1 - axis]) < 0.08
+
+
+def test_a_picture_stays_and_moves_on_from_where_it_is(pipe: GenerationPipeline) -> None:
+    """The first frame of a clip of its own, moved aside: no jump after it, whatever the words say."""
+    first = np.roll(made(pipe, "a rocket on a blue background")[0], 20, axis=1)
+    first[:, :20] = BLUE
+    animate = kandinsky.load("nano2-i2v", device="cpu")
+    for words in ("a rocket moves up", "a cat", ""):
+        request = Request("nano2-i2v", words, image=first.astype(np.uint8), seed=1)
+        frames = animate.run_batch([animate.resolve(request)])[0].frames.astype(float)
+        assert np.abs(frames[0] - first).mean() < 4
+        changes = np.abs(np.diff(frames, axis=0)).mean((1, 2, 3))
+        assert changes[0] < 3.5, words
+        if words == "a rocket moves up":
+            gone = np.subtract(middle(frames[-1]), middle(frames[0]))
+            assert gone[1] < -0.3 and abs(gone[0]) < 0.08
+
+
+def test_two_stand_where_they_are_told(pipe: GenerationPipeline) -> None:
+    """Either order shows the same two, exchanged."""
+    one, other = (made(pipe, text)[0] for text in ("a cat left of a rocket", "a rocket left of a cat"))
+    same = np.abs(one - np.concatenate([other[:, 92:], other[:, :92]], axis=1)[:, :192]).mean()
+    assert same < 0.5 * np.abs(one - other).mean()
+
+
+def test_a_seed_is_the_same_clip(pipe: GenerationPipeline) -> None:
+    assert np.array_equal(made(pipe, "a cat jumps"), made(pipe, "a cat jumps"))
