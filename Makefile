@@ -50,7 +50,7 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 
 demo: $(VENV)/.installed
 	@mkdir -p $(OUT)
-	@$(BIN)/kandinsky generate "$(PROMPT)" --seconds 2 --seed 7 -o $(OUT)/demo.mp4 --sheet $(OUT)/demo.png
+	@$(BIN)/kandinsky generate "$(PROMPT)" -m nano2-t2v --seed 7 -o $(OUT)/demo.mp4 --sheet $(OUT)/demo.png
 
 # The website only reads the sources, so it needs no torch.
 $(VENV)/.installed-docs: pyproject.toml constraints.txt | $(VENV)/bin/python
