@@ -58,7 +58,7 @@ def double(texts: list[TextEmbeddings]) -> list[TextEmbeddings]:
 
 
 def check_gradients(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    """Of networks in float64: in float32 rounding alone is 5e-4 of the gradients that nearly cancel, as of keys' biases.
+    """Of networks in float64: in float32, rounding alone is 5e-4 of gradients that nearly cancel, as of keys' biases.
 
     What is left is that of the float32 islands, and padded texts: another order of sums; measured up to 1e-5.
     """
