@@ -19,7 +19,7 @@ from urllib.parse import quote
 
 from kandinsky.client.failures import ApiError, JobFailed, error_of, nobody_answers
 from kandinsky.client.values import Event, Job, Lines, Model
-from kandinsky.errors import RequestError
+from kandinsky.errors import RequestError, needs_extra
 from kandinsky.model.given import KINDS, conditions_of, plain
 from kandinsky.model.given import Given as Condition
 from kandinsky.model.timeline import PromptAt, prompts_at
@@ -380,6 +380,18 @@ def completed(job: Job) -> Job:
     if job.status != "completed":
         raise JobFailed(job)
     return job
+
+
+def opening(url: str | None, key: str | None, timeout_s: float) -> dict[str, Any]:
+    """How a client of httpx is opened: address, headers and limits.
+
+    Raises:
+        BackendError: httpx is not installed.
+    """
+    with needs_extra("httpx", "serve", "`kandinsky.client`"):
+        import httpx
+    timeout = httpx.Timeout(timeout_s, connect=min(timeout_s, CONNECT_S))
+    return {"base_url": address(url), "headers": headers_of(key), "timeout": timeout}
 
 
 def headers_of(key: str | None) -> dict[str, str]:
