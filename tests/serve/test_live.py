@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import queue
 import struct
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -251,8 +253,9 @@ def test_sessions_and_jobs_share_the_worker_in_turn(live: Server) -> None:
             third.say(type="start", prompt="a dog")
             assert third.until("error")["error"]["code"] == "too_many_jobs"
         assert seen.rest() == 1013 and seen.words[-1]["reason"] == "limit"  # after three seconds, since one waits
-        # the first chunk may have begun before the worker, busy with its start, read what came meanwhile
-        assert "a star" in [waits.until("chunk")["prompt"] for _ in range(2)]
+        first = waits.until("chunk")
+        assert (first["chunk"], first["frame"], first["prompt"]) == (0, 0, "a star")
+        assert [word["id"] for word in waits.words if word["type"] == "applied"] == [1]
         job = live.create("a panda", model="nano-t2v")
         waits.socket.close()  # who goes away frees the worker
         assert live.wait(job["id"])["status"] == "completed"
@@ -268,6 +271,42 @@ def test_prompts_without_end_are_kept_no_longer_than_a_recipe_can_name_them() ->
         prompter.take(f"{number} " + "я" * 1000, number)
         prompter(number + 2.0)
     assert not prompter.can_be_told and not prompter.timeline
+
+
+def test_what_was_said_while_a_session_waited_is_in_its_first_chunk(tmp_path: Path) -> None:
+    """Also where the worker's thread that hears is late."""
+    told: list[dict[str, Any]] = []
+    heard: queue.Queue[dict[str, Any] | None] = queue.Queue()
+
+    class Line:
+        def send(self, word: dict[str, Any], data: bytes = b"") -> bool:
+            told.append(word)
+            if word["type"] == "ready":  # the server's answer, late, behind what was said before
+                threading.Timer(0.3, lambda: [heard.put(word) for word in early]).start()
+            return True
+
+        def receive(self) -> dict[str, Any] | None:
+            return heard.get()
+
+    def stream(ask: Callable[[float], Any], **_: Any) -> Iterator[kandinsky.Video]:
+        shows = ask(0.0)
+        yield kandinsky.Video(
+            np.zeros((1, 8, 8, 3), np.uint8),
+            12.0,
+            0,
+            {"chunk": 0, "start": 0.0, "prompt": shows.prompt, "action": shows.action},
+        )
+        heard.put(None)
+
+    roll = SimpleNamespace(actions=("stay", "left"))
+    pipe = SimpleNamespace(
+        card=SimpleNamespace(clip=SimpleNamespace(fps=12.0), roll=roll), stream=stream, cancel=lambda: None
+    )
+    early = [{"type": "action", "action": "left"}, {"type": "prompt", "prompt": "a star", "id": 4}, {"type": "begin"}]
+    LiveSession(Line(), pipe, "a panda", {}, store=tmp_path).run()  # type: ignore[arg-type]
+    (chunk,) = [word for word in told if word["type"] == "chunk"]
+    assert (chunk["prompt"], chunk["action"]) == ("a star", "left")
+    assert [word["id"] for word in told if word["type"] == "applied"] == [4]
 
 
 def test_a_clip_that_nobody_hears_of_leaves_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

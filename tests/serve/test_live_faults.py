@@ -6,6 +6,7 @@ import asyncio
 import json
 import socket
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -214,7 +215,9 @@ def test_every_prompt_that_begins_is_told() -> None:
     """Whatever number a client gives it: none, the one before again; and if it is the prompt of before."""
     told: list[dict[str, Any]] = []
     prompter = Prompter("a panda", 12.0)
-    session = SimpleNamespace(_prompter=prompter, fps=12.0, line=SimpleNamespace(send=told.append))
+    begin = threading.Event()
+    begin.set()
+    session = SimpleNamespace(_prompter=prompter, _begin=begin, fps=12.0, line=SimpleNamespace(send=told.append))
     asked = (None, ("a cat", 0), None, ("a dog", 0), ("a dog", 5), ("a cat", 5), ("a panda", 5), None)
     for at, new in enumerate(asked):
         if new is not None:
@@ -235,6 +238,11 @@ def test_what_is_typed_before_the_worker_comes_reaches_it(client: TestClient, li
             assert until(seen, "accepted")["id"] == number
         worker = Worker(lives, session)
         assert worker.hear() == {"type": "prompt", "prompt": "a cat", "id": 0}
+        seen.send_json({"type": "prompt", "prompt": "a dog", "id": 3})  # while the worker loads
+        until(seen, "accepted")
+        worker.line.send({"type": "ready"})
+        assert worker.hear() == {"type": "prompt", "prompt": "a dog", "id": 3}
+        assert worker.hear() == {"type": "begin"}  # behind all that was said before the first chunk
         worker.line.send({"type": "applied", "id": 0, "prompt": "a cat", "chunk": 0, "frame": 0})
         assert until(seen, "applied")["id"] == 0
         seen.send_json({"type": "stop"})

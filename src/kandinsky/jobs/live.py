@@ -143,6 +143,7 @@ class Session:
         self.store = store
         self.frames = 0
         self._asked = 0.0
+        self._begin = threading.Event()  # the server has passed on all that was said before the first chunk
         roll = pipe.card.roll
         self._prompter = Prompter(prompt, self.fps, () if roll is None else roll.actions)
         self._kept: deque[Shown] = deque()
@@ -155,6 +156,7 @@ class Session:
     def stop(self) -> None:
         """End the stream within a step. From any thread."""
         self._prompter.ended.set()
+        self._begin.set()
         self.pipe.cancel()
 
     def run(self) -> None:
@@ -189,6 +191,10 @@ class Session:
                 raise
 
     def _ask(self, at: float) -> Shows | None:
+        if not self._begin.is_set():  # what was said while the session waited is heard before the first chunk begins
+            if not self.line.send({"type": "ready"}):
+                self.stop()
+            self._begin.wait()
         shows = self._prompter(at)
         self._asked = time.monotonic()
         if shows is not None and self._prompter.begun is not None:
@@ -232,6 +238,8 @@ class Session:
     def _hear(self) -> None:
         while (told := self.line.receive()) is not None:
             match told["type"]:
+                case "begin":
+                    self._begin.set()
                 case "prompt":
                     self._prompter.take(told["prompt"], told["id"])
                 case "action":

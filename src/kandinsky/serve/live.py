@@ -166,7 +166,7 @@ class Session:
         self.begun = 0.0  # when the worker came
         self.prompt = job.prompt
         self._count = 0
-        self._typed: dict[str, Any] | None = None  # the newest prompt that came before the worker
+        self._early: dict[str, Mapping[str, Any]] = {}  # the newest of what was said before the worker came, by type
         self._line: asyncio.StreamWriter | None = None
         self._place: int | None = None
 
@@ -191,11 +191,7 @@ class Session:
                 self._count = values.get("id", self._count + 1)
                 self.prompt = values["prompt"]
                 self.outbox.say(type="accepted", id=self._count, prompt=self.prompt)
-                word = {"type": "prompt", "prompt": self.prompt, "id": self._count}
-                if self._line is None:
-                    self._typed = word
-                else:
-                    await self._pass_on(word)
+                await self._pass_on({"type": "prompt", "prompt": self.prompt, "id": self._count})
             case "action":
                 action = values.get("action")
                 if action is not None and action not in self.actions:
@@ -216,10 +212,13 @@ class Session:
                 raise ApiError(400, "the session runs already: send `prompt` for another prompt", code="invalid_value")
 
     async def _pass_on(self, word: Mapping[str, Any]) -> None:
-        if self._line is not None:
-            self._line.write(live_line.packed(word))
-            with suppress(ConnectionError):
-                await self._line.drain()
+        """Tell the worker; of each type, the newest word waits for one that has not come yet."""
+        if self._line is None:
+            self._early[word["type"]] = word
+            return
+        self._line.write(live_line.packed(word))
+        with suppress(ConnectionError):
+            await self._line.drain()
 
     # -- the worker ----------------------------------------------------------------------------------------------------
 
@@ -230,11 +229,13 @@ class Session:
     async def hear(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Take over what the worker tells, until one of both ends."""
         self._line, self.begun = writer, time.monotonic()
-        if self._typed is not None:
-            await self._pass_on(self._typed)
+        for word in self._early.values():  # before anything that is said from now on
+            writer.write(live_line.packed(word))
         while not self.over.is_set() and (message := await live_line.receive(reader)) is not None:
             word, data = message
             match word["type"]:
+                case "ready":  # to make the first chunk; what was said so far has gone ahead of this
+                    await self._pass_on({"type": "begin"})
                 case "chunk":
                     self._chunk(word, data)
                 case "saved":
