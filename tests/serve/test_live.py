@@ -29,6 +29,8 @@ from kandinsky.jobs import live as live_jobs
 from kandinsky.jobs.live import Prompter
 from kandinsky.jobs.live import Session as LiveSession
 from kandinsky.jobs.sqlite_store import SqliteStore
+from kandinsky.lab.nano.measure import background_colour
+from kandinsky.lab.nano.measure_world import stands
 from kandinsky.media import recipe as recipes
 from serve.conftest import BROWSER, Server, browser
 from serve.test_serve_pages import blocks
@@ -45,6 +47,7 @@ attention = { type = "causal", frames = 2, reach = 1 }
 context_noise = 0.1
 """
 FRAME = struct.Struct("!IId")
+BLUE, PINK = 5, 7  # of captions.COLOURS
 KEY, OTHER = "the-key-of-alice", "the-key-of-bob--"
 PATIENCE_S = 60.0
 
@@ -60,7 +63,10 @@ def cards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def live(tmp_path_factory: pytest.TempPathFactory, cards: Path) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("live")
     (folder / "keys.toml").write_text(f'[alice]\nkey = "{KEY}"\n[bob]\nkey = "{OTHER}"\nrunning = 1\n')
-    models, options = ("nano-t2v", "nano-causal"), ("--keys", str(folder / "keys.toml"), "--live-limit", "3")
+    models, options = (
+        ("nano-t2v", "nano-causal", "nano-world"),
+        ("--keys", str(folder / "keys.toml"), "--live-limit", "3"),
+    )
     with Server(folder, *options, models=models, KANDINSKY_CARDS=str(cards)) as server:
         server.client.headers["authorization"] = f"Bearer {KEY}"
         yield server.wait_ready()
@@ -160,6 +166,43 @@ def test_a_session_shows_switches_saves_and_ends(live: Server, cards: Path, monk
     for place in range(18):
         if (jpeg := shown_then.get(line.first_frame + place)) is not None:
             assert np.abs(np.asarray(Image.open(io.BytesIO(jpeg)), int) - again.frames[place]).mean() < 6
+
+
+def test_another_prompt_while_a_world_is_played(live: Server) -> None:
+    with viewer(live) as seen:
+        seen.say(type="start", model="nano-world", prompt="a panda on a blue background", seed=2)
+        assert seen.until("session")["actions"] == ["stay", "left", "right", "jump", "grow"]
+        seen.say(type="action", action="right")
+        seen.until("chunk", lambda word: word["action"] == "right" and word["chunk"] >= 2)
+        seen.until("chunk", lambda word: word["action"] == "right" and word["chunk"] >= 4)
+        seen.say(type="prompt", prompt="a frog on a pink background", id=1)  # while the key is held
+        applied = seen.until("applied")
+        assert (applied["id"], applied["prompt"]) == (1, "a frog on a pink background")
+        begun = seen.until("chunk", lambda word: word["prompt"] == applied["prompt"])
+        assert (begun["chunk"], begun["action"]) == (applied["chunk"], "right")
+        seen.say(type="action")
+        seen.until("chunk", lambda word: word["chunk"] >= applied["chunk"] + 2)
+
+        def at(chunk: int) -> np.ndarray:
+            while not any(number >= chunk for _, number, *_ in seen.frames):
+                seen.read()
+            jpeg = [jpeg for _, number, _, jpeg in seen.frames if number == chunk][-1]
+            return np.asarray(Image.open(io.BytesIO(jpeg)))
+
+        before, after = at(applied["chunk"] - 1), at(applied["chunk"] + 1)
+        assert background_colour(before[None]) == BLUE and background_colour(after[None]) == PINK
+        assert stands(before).x > 0.2 < stands(after).x  # it is where the one before was led
+        seen.say(type="save", seconds=3)
+        saved = seen.until("saved")
+        seen.say(type="stop")
+        assert seen.rest() == 1000
+    file = live.folder / "world.mp4"
+    file.write_bytes(live.client.get(saved["url"]).content)
+    recipe = recipes.read(file)
+    shows = {(one.prompt, one.action) for _, one in timeline.read(recipe).prompts if isinstance(one, kandinsky.Play)}
+    assert {("a panda on a blue background", "right"), ("a frog on a pink background", "right")} <= shows
+    again = kandinsky.load("nano-world", device="cpu").replay(recipe).gather()
+    assert timeline.digest([again.frames]) == recipe["frames_sha256"]
 
 
 def test_the_example_of_the_guide(live: Server) -> None:
@@ -278,11 +321,15 @@ def test_what_was_said_while_a_session_waited_is_in_its_first_chunk(tmp_path: Pa
     told: list[dict[str, Any]] = []
     heard: queue.Queue[dict[str, Any] | None] = queue.Queue()
 
+    def answer() -> None:
+        for word in early:
+            heard.put(word)
+
     class Line:
         def send(self, word: dict[str, Any], data: bytes = b"") -> bool:
             told.append(word)
             if word["type"] == "ready":  # the server's answer, late, behind what was said before
-                threading.Timer(0.3, lambda: [heard.put(word) for word in early]).start()
+                threading.Timer(0.3, answer).start()
             return True
 
         def receive(self) -> dict[str, Any] | None:
@@ -302,7 +349,11 @@ def test_what_was_said_while_a_session_waited_is_in_its_first_chunk(tmp_path: Pa
     pipe = SimpleNamespace(
         card=SimpleNamespace(clip=SimpleNamespace(fps=12.0), roll=roll), stream=stream, cancel=lambda: None
     )
-    early = [{"type": "action", "action": "left"}, {"type": "prompt", "prompt": "a star", "id": 4}, {"type": "begin"}]
+    early: list[dict[str, Any]] = [
+        {"type": "action", "action": "left"},
+        {"type": "prompt", "prompt": "a star", "id": 4},
+        {"type": "begin"},
+    ]
     LiveSession(Line(), pipe, "a panda", {}, store=tmp_path).run()  # type: ignore[arg-type]
     (chunk,) = [word for word in told if word["type"] == "chunk"]
     assert (chunk["prompt"], chunk["action"]) == ("a star", "left")

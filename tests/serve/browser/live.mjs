@@ -88,8 +88,64 @@ async function live(browser) {
   check(!faults.length, faults.join("\n"));
 }
 
+/** A world is played by keys, and another prompt stands where the one before did. */
+async function world(browser) {
+  const context = await browser.newContext({ viewport: { width: 1000, height: 800 } });
+  const page = await context.newPage();
+  page.setDefaultTimeout(60_000);
+  page.on("pageerror", (error) => faults.push(String(error)));
+  await page.goto(`${url}/live`);
+  await page.fill("#key", key);
+  await page.keyboard.press("Enter");
+  await page.waitForSelector("#live-prompt");
+  await page.selectOption("#live-model", "nano-world");
+  await page.fill("#live-prompt", "a panda on a blue background");
+  await page.keyboard.press("Enter");
+  await page.waitForSelector(".live-stage.live");
+  // where the subject is: the mean column of what is unlike the background, of 0 to 1
+  const where = () =>
+    page.evaluate(() => {
+      const canvas = document.querySelector(".live-stage canvas");
+      const { data, width, height } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+      let [sum, count] = [0, 0];
+      for (let y = 0; y < height; y++)
+        for (let x = 0; x < width; x++) {
+          const unlike = [0, 1, 2].reduce((all, c) => all + Math.abs(data[(y * width + x) * 4 + c] - data[2 * width * 4 + 8 + c]), 0);
+          if (unlike > 150) (sum += x), count++;
+        }
+      return count ? sum / count / width : 0.5;
+    });
+  const until = async (test, what) => {
+    for (let tries = 0; tries < 200; tries++) {
+      if (test(await where())) return;
+      await page.waitForTimeout(100);
+    }
+    throw new Error(`${what}: it is at ${await where()}`);
+  };
+  await page.keyboard.down("ArrowRight"); // without a click: the keys play once the session runs
+  await page.waitForSelector(".live-pad .right.on");
+  await until((at) => at > 0.68, "right");
+  await page.keyboard.up("ArrowRight");
+  await page.fill("#live-prompt", "a frog on a pink background");
+  await page.keyboard.press("Enter");
+  await page.waitForFunction(() => document.querySelector(".live-caption b")?.textContent === "a frog on a pink background");
+  await until((at) => at > 0.68, "the other one is elsewhere");
+  await shot(page, "world");
+  check((await page.inputValue("#live-prompt")) === "a frog on a pink background", "the prompt is not kept");
+  await page.keyboard.down("ArrowLeft");
+  await page.waitForSelector(".live-pad .left.on");
+  await until((at) => at < 0.66, "left");
+  await page.keyboard.up("ArrowLeft");
+  await accessible(page, "a world");
+  await page.click(".composer .send .secondary");
+  await page.waitForSelector(".live-stage.ended");
+  check(!faults.length, faults.join("\n"));
+  await context.close();
+}
+
 const browser = await chromium.launch({ executablePath, args: FLAGS });
 try {
+  await world(browser);
   await live(browser);
   console.log(JSON.stringify({ ok: true }));
 } catch (error) {
