@@ -368,8 +368,11 @@ class Worker:
         store = self.store.folder
         latents = [job_files.latent_of(store, claim.job.id, claim.attempt) for claim in claims]
         is_long = any(job.long for _, job in jobs)
+        in_turns = is_long or any(job.upscale for _, job in jobs)  # networks run while the result is consumed
         if is_long:
             latents = [job_files.windows_of(store, claim.job.id) for claim in claims]
+        elif in_turns:  # a latent would be that of the first stage alone
+            latents = []
         kept = [job_files.kept_latent(store, claim.job.id, upto=claim.attempt) for claim in claims]
         is_kept = pipe.team.agree(pipe.team.is_first and all(kept))
         streams = self._kept(pipe, [one or own for one, own in zip(kept, latents, strict=True)]) if is_kept else None
@@ -381,7 +384,7 @@ class Worker:
         sampled_s = time.monotonic() - begun
         loras = {one["source"]: one["name"] for one in pipe.adapters.recipe()}
         with ExitStack() as held:
-            if not is_long:
+            if not in_turns:
                 held.enter_context(pipe.placement.hold("vae"))  # once for all clips
             held.enter_context(self._watch.asking(pipe.cancel))
             for claim, folder, stream in zip(claims, folders, streams, strict=True):
