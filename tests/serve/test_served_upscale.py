@@ -62,7 +62,14 @@ def test_a_clip_is_made_larger(client: Client, tmp_path: Path) -> None:
     assert done.status == "completed" and (done.data["size"], done.data["frames"]) == ("192x192", 5)
     assert max(steps) > 3  # those of the second stage are counted too
     shown = frames_of(client, done, tmp_path)
-    told = {"seconds": 0.5, "steps": 3, "seed": 5, "upscale": 2, "upscale_strength": 0.9, "progress": False}
+    told: dict[str, Any] = {
+        "seconds": 0.5,
+        "steps": 3,
+        "seed": 5,
+        "upscale": 2,
+        "upscale_strength": 0.9,
+        "progress": False,
+    }
     own = kandinsky.load("nano-t2v", device="cpu")(PROMPT, **told)
     assert shown.shape == own.frames.shape == (5, 192, 192, 3)
     assert np.abs(shown.astype(int) - own.frames).mean() < 3  # up to the file's compression
