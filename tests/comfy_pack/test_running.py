@@ -182,7 +182,7 @@ def test_branches_are_files_of_comfyui_and_names_of_a_server(tmp_path: Path, mon
     assert stamp == files["control"].stat().st_mtime_ns and nodes.KandinskyControl.fingerprint_inputs() is None
 
 
-def written_branch(folder: Path, kind: str) -> Path:
+def written_branch(folder: Path, kind: Any) -> Path:
     """A branch beside Nano, with random weights."""
     settings = branch.BranchSettings(kind=kind, blocks=1, width=16, head_dim=8, dtype="float32")
     card = cards.find("nano-t2v")

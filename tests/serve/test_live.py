@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import queue
 import struct
@@ -15,6 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import av
 import numpy as np
 import psutil
 import pytest
@@ -132,6 +134,7 @@ def test_a_session_shows_switches_saves_and_ends(live: Server, cards: Path, monk
         assert (told["seed"], told["width"], told["height"], told["fps"]) == (5, 96, 96, 12)
         first = seen.until("chunk")
         assert (first["chunk"], first["frame"], first["prompt"]) == (0, 0, "a cat") and first["made_s"] > 0
+        assert first["format"] == "jpeg" and "codec" not in first and "keys" not in first
         seen.until_frames(5)
         numbers = [number for number, *_ in seen.frames]
         assert numbers == list(range(len(numbers))) and seen.frames[4][2] == pytest.approx(4 / 12)
@@ -235,6 +238,67 @@ def test_a_slow_viewer_gets_the_newest_frames(live: Server) -> None:
         assert seen.rest() == 1000
 
 
+DECODERS = {"h264": ("h264", "avc1.42C0"), "vp9": ("vp9", "vp09.00.10.08")}
+
+
+def decoded(seen: Viewer, name: str, frames: list[tuple[int, int, float, bytes]]) -> list[np.ndarray]:
+    """Frames of a coded stream from a key frame on, as a viewer decodes them: each as soon as its packet is there."""
+    decoder: Any = av.CodecContext.create(name, "r")
+    decoder.thread_count = 1
+    made: list[np.ndarray] = []
+    for number, _, _, data in frames:
+        decoder.flags = decoder.flags | 1 << 19  # low delay
+        made += [one.to_ndarray(format="rgb24") for one in decoder.decode(av.Packet(data))]
+    made += [one.to_ndarray(format="rgb24") for one in decoder.decode(None)]
+    return made
+
+
+@pytest.mark.parametrize("format", DECODERS)
+def test_a_coded_stream_shows_the_frames_that_are_saved(live: Server, format: str) -> None:
+    name, codec = DECODERS[format]
+    with viewer(live) as seen:
+        seen.say(type="start", model="nano-causal", prompt="a cat", seed=5, format=[format, "jpeg"])
+        first = seen.until("chunk")
+        assert first["format"] == format and first["codec"].startswith(codec) and first["keys"] == [0]
+        seen.until_frames(13)
+        seen.say(type="save", seconds=1)
+        saved = seen.until("saved")
+        # a slow viewer: what it is sent goes on with a key frame
+        seen.acks = False
+        seen.until_frames(len(seen.frames) + 24)
+        last = seen.frames[-1][0]
+        with pytest.raises(TimeoutError):
+            while True:
+                assert seen.socket.recv(timeout=4.0) is not None
+        seen.acks = True
+        seen.say(type="ack", frame=last)
+        seen.until("chunk", lambda word: word["dropped"] > 0)
+        seen.until_frames(len(seen.frames) + 9)
+        torn = next(place for place, (a, b) in enumerate(itertools.pairwise(seen.frames), 1) if b[0] > a[0] + 1)
+        keys = {number for word in seen.words if word["type"] == "chunk" for number in word["keys"]}
+        assert seen.frames[torn][0] in keys
+        # another format from the next chunk on
+        seen.say(type="format", format="jpeg")
+        seen.until("chunk", lambda word: word["format"] == "jpeg")
+        seen.read()
+        assert seen.frames[-1][3][:2] == b"\xff\xd8"
+        seen.say(type="format", format=format)
+        again = seen.until("chunk", lambda word: word["format"] == format)
+        assert again["keys"][0] == again["frame"]
+        seen.say(type="stop")
+        assert seen.rest() == 1000
+    (live.folder / f"{format}.mp4").write_bytes(live.client.get(saved["url"]).content)
+    recipe = recipes.read(live.folder / f"{format}.mp4")
+    begin, count = recipe["first_frame"], recipe["frames"]
+    with av.open(str(live.folder / f"{format}.mp4")) as container:
+        kept = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    shown = decoded(seen, name, seen.frames[:torn])
+    assert len(shown) == torn and shown[0].shape == (96, 96, 3)
+    near = [np.abs(shown[begin + place].astype(int) - kept[place]).mean() for place in range(count)]
+    assert max(near) < 8, near
+    assert len(decoded(seen, name, seen.frames[torn : torn + 9])) == 9  # by themselves
+
+
 def test_wrong_messages_are_one_clear_line_each(live: Server) -> None:
     with viewer(live) as seen:
 
@@ -261,6 +325,8 @@ def test_wrong_messages_are_one_clear_line_each(live: Server) -> None:
         assert refused('{"type": "save", "seconds": 31}')["param"] == "seconds"
         assert refused('{"type": "prompt", "prompt": ""}')["code"] == "missing"
         assert refused('{"type": "ack"}')["param"] == "frame"
+        assert refused('{"type": "format", "format": "mpeg1"}')["param"] == "format"
+        assert refused('{"type": "format", "format": []}')["param"] == "format"
         seen.until("chunk")  # and it went on
 
 

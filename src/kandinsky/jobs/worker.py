@@ -323,6 +323,7 @@ class Worker:
         """Be the worker of a live session until it ends; what stops it is told to the server."""
         from kandinsky.engine.pipeline import GenerationPipeline
         from kandinsky.jobs.live import Session
+        from kandinsky.media import packets
 
         order, model = claim.job.order, claim.job.model
         try:
@@ -337,7 +338,8 @@ class Worker:
             pipe = self.models.get(model)
             assert isinstance(pipe, GenerationPipeline)
             line.send({"type": "phase", "phase": "encode"})
-            session = Session(line, pipe, order["prompt"], order["options"], store=self.store.folder)
+            formats = order.get("formats", (packets.JPEG,))
+            session = Session(line, pipe, order["prompt"], order["options"], store=self.store.folder, formats=formats)
             with self.models.switched(pipe, (), None), self._watch.asking(session.stop):
                 session.run()
             self._done(claim, {"frames": session.frames}, begun, 1)
