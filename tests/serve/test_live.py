@@ -242,15 +242,11 @@ DECODERS = {"h264": ("h264", "avc1.42C0"), "vp9": ("vp9", "vp09.00.10.08")}
 
 
 def decoded(seen: Viewer, name: str, frames: list[tuple[int, int, float, bytes]]) -> list[np.ndarray]:
-    """Frames of a coded stream from a key frame on, as a viewer decodes them: each as soon as its packet is there."""
+    """Frames of a coded stream from a key frame on."""
     decoder: Any = av.CodecContext.create(name, "r")
     decoder.thread_count = 1
-    made: list[np.ndarray] = []
-    for number, _, _, data in frames:
-        decoder.flags = decoder.flags | 1 << 19  # low delay
-        made += [one.to_ndarray(format="rgb24") for one in decoder.decode(av.Packet(data))]
-    made += [one.to_ndarray(format="rgb24") for one in decoder.decode(None)]
-    return made
+    packets = [av.Packet(data) for *_, data in frames]
+    return [one.to_ndarray(format="rgb24") for packet in (*packets, None) for one in decoder.decode(packet)]
 
 
 @pytest.mark.parametrize("format", DECODERS)

@@ -250,6 +250,28 @@ def test_what_is_typed_before_the_worker_comes_reaches_it(client: TestClient, li
         worker.line.close()
 
 
+def test_what_builds_on_a_dropped_frame_is_dropped_too() -> None:
+    outbox = live.Outbox(12.0)
+
+    def take(begin: int, *keys: int) -> bool:
+        return outbox.add({"frame": begin, "chunk": begin // 4, "keys": list(keys)}, [b"x"] * 4)
+
+    def waits() -> list[int]:
+        return [frame.number for frame in outbox.frames]
+
+    assert not take(0, 0) and not take(4) and waits() == list(range(8))
+    assert take(8) and not outbox.frames and outbox.dropped == 12  # nothing left that stands by itself: ask for a key
+    assert take(12) and not outbox.frames
+    assert not take(16, 16) and waits() == [16, 17, 18, 19] and outbox.dropped == 16
+    assert not take(20, 22) and not take(24) and waits() == [22, 23, 24, 25, 26, 27]  # from a key on, all of them
+    outbox.frames.clear()  # they were sent
+    assert not take(28) and waits() == [28, 29, 30, 31]
+    # frames that stand by themselves: as many as a chunk has wait
+    for begin in (32, 36, 40):
+        assert not outbox.add({"frame": begin, "chunk": 0}, [b"x"] * 4)
+    assert waits() == list(range(36, 44))
+
+
 # -- limits and faults -------------------------------------------------------------------------------------------------
 
 
