@@ -100,8 +100,8 @@ def drafted(
 def beside_frame(linear: LinearPatches, draft_BTHWC: Tensor, drawn_B: Tensor, first_BHWC: Tensor) -> Tensor:
     """Drafts of clips of which the first frame is given: what a draft lacks of it is added where little moves.
 
-    What is lacking is kept as far as it is larger than what moves: by r / (r + m) at each place, r and m being squares of
-    pixels. So a place that stands still looks as in the frame, and one that moves leaves no trace of it.
+    What is lacking is kept as far as it is larger than what moves: by r / (r + m) at each place, r and m being squares
+    of pixels. So a place that stands still looks as in the frame, and one that moves leaves no trace of it.
 
     Args:
         linear: The encoder.

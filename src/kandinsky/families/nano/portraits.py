@@ -17,6 +17,8 @@ SIDE, FRAMES = 144, 25
 CELL = SIDE // (2 * GRID)  # pixels of the finest places, along each side
 PIXELS, MOVES = 128, 320
 """Components of the finest places in one frame, and in all of them."""
+FAINT, FULL = 0.25, 0.75
+"""Opacities of the components' sum that mean none and all: what few codes lose shows as haze where they are between."""
 
 
 class PortraitDecoder(nn.Module):
@@ -37,11 +39,19 @@ class PortraitDecoder(nn.Module):
         self.register_buffer("places", torch.zeros(4 * MOVES, codes))
 
     def forward(self, codes_NPE: Tensor, frames: int = FRAMES) -> Tensor:
-        """The first frames of portraits, premultiplied RGBA of about [0, 1]: float32 [N, T, 4, 144, 144]."""
+        """The first frames of portraits, premultiplied RGBA in [0, 1]: float32 [N, T, 4, 144, 144]."""
         N, fine = len(codes_NPE), 2 * GRID
         x = (codes_NPE.float() @ self.places.float().T).view(N, GRID, GRID, 2, 2, MOVES)
         x = x.permute(0, 1, 3, 2, 4, 5).reshape(N, fine, fine, MOVES)
         x = x @ self.moves[: frames * PIXELS].float().T
         x = x.view(N, fine, fine, frames, PIXELS) @ self.pixels.float().T
         x = x.view(N, fine, fine, frames, 4, CELL, CELL).permute(0, 3, 4, 1, 5, 2, 6)
-        return x.reshape(N, frames, 4, SIDE, SIDE)
+        return sharpened(x.reshape(N, frames, 4, SIDE, SIDE))
+
+
+def sharpened(image_NTCHW: Tensor) -> Tensor:
+    """Premultiplied RGBA of clearer edges, with colours that premultiplied ones can have."""
+    opacity = image_NTCHW[:, :, 3:].clamp(0, 1)
+    clear = ((opacity - FAINT) / (FULL - FAINT)).clamp(0, 1)
+    colour = image_NTCHW[:, :, :3].clamp_min(0) * (clear / opacity.clamp_min(1e-3))
+    return torch.cat([torch.minimum(colour, clear), clear], dim=2)

@@ -19,9 +19,11 @@ from kandinsky.lab.nano2.catalogue import Sources
 
 log = logging.getLogger(__name__)
 
-CODES = 768
+CODES, BATCH = 768, 4
 STEP = 0.9
 """Size of a step, in units of a pixel's value in [0, 1] over a place of 24 × 24 pixels and 25 frames."""
+ROUNDS, RATE, PRICE = 28, 0.3, 0.8e-7
+"""Of the descent: how many, their rate in steps of a code, and what a bit costs in squared error of a pixel."""
 WHITENING = 0.5
 """Of the codes as the network sees them: 0 keeps the spread of the components, 1 makes all equal."""
 
@@ -43,6 +45,37 @@ def quantised(values: Tensor, step: float = STEP) -> Tensor:
     """Whole numbers of steps."""
     numbers: Tensor = (values.abs() / step + 1 / 3).floor() * values.sign()
     return numbers
+
+
+def refined(decoder: PortraitDecoder, scale_E: Tensor, numbers_NPE: Tensor, images_NTCHW: Tensor) -> Tensor:
+    """Numbers of steps that decode nearer to the images and take less room, by descent from given ones.
+
+    The projection on components knows nothing of what follows it: that opacities are sharpened, that numbers are
+    rounded, and that zeros are free. Rounding is passed straight through, after a third of the rounds.
+
+    Args:
+        decoder: Of the codes.
+        scale_E: Of a step.
+        numbers_NPE: To begin with.
+        images_NTCHW: See ``own_frame``.
+    """
+    numbers = numbers_NPE.float().clone().requires_grad_(True)
+    optimiser = torch.optim.Adam([numbers], lr=RATE, betas=(0.8, 0.95))
+    for number in range(ROUNDS):
+        for group in optimiser.param_groups:
+            group["lr"] = RATE * min(1.0, 2 * (ROUNDS - number) / ROUNDS)
+        tried = numbers + (quantised(numbers, 1.0) - numbers).detach() if number > ROUNDS // 3 else numbers
+        with torch.enable_grad():
+            with torch.autocast(numbers.device.type, dtype=torch.bfloat16):
+                made = decoder(tried * scale_E).float()
+            apart = made - images_NTCHW
+            # the expected error before a background of mean 0.5 and variance 0.1
+            seen = (apart[:, :, :3] - 0.5 * apart[:, :, 3:]).square().mean() + 0.1 * apart[:, :, 3].square().mean()
+            loss = seen + PRICE * torch.log2(1 + numbers.abs()).sum() / len(numbers)
+            optimiser.zero_grad()
+            loss.backward()
+        optimiser.step()
+    return quantised(numbers.detach(), 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +126,11 @@ class Portraits:
         decoder.pixels.copy_(pixels)
         decoder.moves.copy_(moves)
         decoder.places.copy_(places * STEP / scale)
+        for at in range(0, len(sources), BATCH):  # what ships
+            few = slice(at, min(at + BATCH, len(sources)))
+            real = torch.stack([own_frame(sources.frames(c)) for c in range(few.start, few.stop)])
+            numbers[few] = refined(decoder, scale, numbers[few], real)
+            log.info("refined the codes of %d of %d concepts", few.stop, len(sources))
         result = cls(decoder, numbers.to(torch.int16), scale)
         target.parent.mkdir(parents=True, exist_ok=True)
         torch.save({"decoder": decoder.state_dict(), "numbers": result.numbers_NPE, "scale": scale}, target)
