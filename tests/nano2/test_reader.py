@@ -7,12 +7,12 @@ import random
 import numpy as np
 import pytest
 
-from kandinsky.families.nano.reader import Understood, stem
+from kandinsky.families.nano.reader import SceneReader, Understood, stem
 from kandinsky.families.nano.scenes import Scene, plain_scene
 from kandinsky.lab.nano.captions import COLOURS
 from kandinsky.lab.nano2.catalogue import catalogue
 from kandinsky.lab.nano2.describe import describe
-from kandinsky.lab.nano2.reader import read
+from kandinsky.lab.nano2.reader import read, scene_words
 from kandinsky.lab.nano2.scenes import draw_scene
 
 
@@ -103,3 +103,36 @@ def same(a: Scene, b: Scene, left_open: tuple[str, ...]) -> bool:
 def test_stems_of_forms_meet() -> None:
     assert len({stem(w) for w in ("синем", "синий", "синяя", "синего")}) == 1
     assert stem("penguins") == stem("penguin") and stem("glass") == "glass"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "shown", "ignored"),
+    [
+        ("mindblown", "exploding head", ()),
+        ("a cute puppy", "dog face", ("cute",)),
+        ("party", "partying face", ()),
+        ("любовь", "heart", ()),
+        ("a puppy and a geek", "dog face", ()),
+        ("a happy panda", "panda", ("happy",)),
+    ],
+)
+def test_everyday_words_mean_what_most_lists_say(prompt: str, shown: str, ignored: tuple[str, ...]) -> None:
+    understood = read(prompt)
+    assert understood.scene is not None
+    names = [catalogue()[s.concept or 0].en for s in understood.scene.subjects]
+    assert shown in names[0] and understood.ignored == ignored
+    assert len(names) == (2 if " and " in prompt else 1)
+
+
+def test_synonyms_together_are_one_thing_and_the_last_of_equals_wins() -> None:
+    table = scene_words() | {"phrases": [["synonym", "3,5", "glad"], ["synonym", "5,7", "kitten"], ["and", "", "and"]]}
+    reader = SceneReader(table)
+
+    def subjects(text: str) -> list[int | None]:
+        scene = reader.read(text).scene
+        return [] if scene is None else [s.concept for s in scene.subjects]
+
+    assert subjects("glad kitten") == [5] and subjects("kitten") == [5] and subjects("glad") == [3]
+    assert subjects("glad and kitten") == [3, 5]
+    reader = SceneReader(table | {"phrases": [["synonym", "3", "glad"], ["synonym", "7", "kitten"]]})
+    assert subjects("glad kitten") == [7] and reader.read("glad kitten").ignored == ("glad",)

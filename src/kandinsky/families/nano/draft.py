@@ -21,7 +21,7 @@ from kandinsky.families.nano.portraits import GRID, PortraitDecoder
 from kandinsky.families.nano.scenes import BACKDROPS, HORIZON, MOST_SUBJECTS, Backdrop
 from kandinsky.model.values import TextEmbeddings
 
-SPREAD = 0.12
+SPREAD = 0.1
 """Variance of what a draft leaves to the network, of clean latents of variance 1."""
 AGREES = 0.35
 """Share of the error of a blank background that a draft's first frame may have beside a given one."""

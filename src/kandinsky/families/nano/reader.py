@@ -1,7 +1,7 @@
 """Reading a prompt by rules: what is known in it becomes a scene, and everything else is named.
 
-The rules know names of concepts in their usual forms, synonyms that are one concept's alone, and the words for places,
-sizes, motions, cameras, counts and backgrounds; the lists ship with the weights as `words.json`, which
+The rules know names of concepts in their usual forms, synonyms that one or several of them share, and the words for
+places, sizes, motions, cameras, counts and backgrounds; the lists ship with the weights as `words.json`, which
 `python -m kandinsky.lab.nano2.reader` writes. No word is dropped in silence. No torch.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -58,7 +59,10 @@ def spelt(text: str) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Words that were understood: ``role`` and what they mean there; a subject's meaning is its number."""
+    """Words that were understood: ``role`` and what they mean there; a subject's meaning is its number.
+
+    A synonym's are the numbers of all that share it, until the whole prompt is read.
+    """
 
     text: str
     role: str
@@ -162,7 +166,8 @@ class SceneReader:
             ignored += [(s.text, at) for s, at in kept if s.role == "synonym" and s.text not in self.general]
             kept = [(span, at) for span, at in kept if span.role != "synonym"]
         else:
-            kept = [(replace(span, role="subject") if span.role == "synonym" else span, at) for span, at in kept]
+            kept, unmeant = _settled(kept)
+            ignored += unmeant
         subjects = [(span, at) for span, at in kept if span.role == "subject"]
         colours = [(span, at) for span, at in kept if span.role == "colour"]
         dyes = {at for span, at in colours if any(at + len(span.text.split()) == place for _, place in subjects)}
@@ -203,7 +208,7 @@ class SceneReader:
         for phrase, (role, meaning) in self._exact.items():
             if role not in ("subject", "synonym"):
                 continue
-            name, number, matcher = " ".join(phrase), int(meaning), difflib.SequenceMatcher()
+            name, number, matcher = " ".join(phrase), int(meaning.split(",")[0]), difflib.SequenceMatcher()
             matcher.set_seq2(name)
             enough = sorted(best.values())[-count] if len(best) >= count else 0.0
             for word in words:
@@ -219,12 +224,38 @@ class SceneReader:
         known: dict[int, set[str]] = {number: set() for number in range(len(self.names))}
         for phrase, (role, meaning) in self._stems.items():
             if role in ("subject", "synonym"):
-                known[int(meaning)].update(phrase)
+                for number in meaning.split(","):
+                    known[int(number)].update(phrase)
         return sorted(
             names
             for number, names in enumerate(self.names)
             if all(any(one.startswith(word) for one in known[number]) for word in wanted)
         )
+
+
+def _settled(spans: list[tuple[Span, int]]) -> tuple[list[tuple[Span, int]], list[tuple[str, int]]]:
+    """Synonyms as subjects, those between two words like "and" as one: the concept that most of them name.
+
+    Returns:
+        The spans, and the synonyms of something else.
+    """
+    ends = [at for span, at in spans if span.role in ("and", "relation")]
+    votes: dict[int, Counter[str]] = {}
+    for span, at in reversed(spans):
+        if span.role == "synonym":
+            votes.setdefault(sum(end < at for end in ends), Counter()).update(span.meaning.split(","))
+    kept, others = [], []
+    for span, at in spans:
+        if span.role != "synonym":
+            kept.append((span, at))
+            continue
+        found = votes[sum(end < at for end in ends)]
+        meant = max(found, key=lambda number: found[number])  # of equals what is said last, as nouns are
+        if meant in span.meaning.split(","):
+            kept.append((replace(span, role="subject", meaning=meant), at))
+        else:
+            others.append((span.text, at))
+    return kept, others
 
 
 def _is_shown(span: Span, scene: Scene) -> bool:

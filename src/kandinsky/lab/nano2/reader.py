@@ -2,16 +2,14 @@
 
     python -m kandinsky.lab.nano2.reader TARGET
 
-writes the list as it ships with the weights: labels of the catalogue in their usual forms, synonyms that training may
-use and that are one concept's alone, and the words for places, sizes, motions, cameras, counts and backgrounds.
-Held-out synonyms are unknown by design.
+writes the list as it ships with the weights: labels of the catalogue in their usual forms, synonyms, and the words for
+places, sizes, motions, cameras, counts and backgrounds. Nothing is trained on synonyms, so none need be held out.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections import Counter
 from collections.abc import Iterable
 from functools import cache
 from importlib import resources
@@ -129,6 +127,7 @@ _SILENT = frozenset(
         "over",
     ]
 )
+OWNERS = 8  # concepts that share a synonym, at most
 _GENERAL = frozenset(
     ["moves", "waves", "dances", "plays", "walks", "moving", "движется", "танцует", "машет", "играет", "идет", "гуляет"]
 )
@@ -163,16 +162,33 @@ def scene_words() -> dict[str, Any]:
     for number, entry in enumerate(entries):
         add((core(entry.en), core(entry.ru)), "subject", str(number))
     for lang in LANGUAGES:
-        owners = Counter(key_of(tag) for entry in entries for tag in set(entry.tags(lang).all))
+        owners: dict[str, list[tuple[bool, int, int]]] = {}
         for number, entry in enumerate(entries):
-            alone = [tag for tag in entry.tags(lang).train if owners[key_of(tag)] == 1]
-            add([tag for tag in alone if len(tag) > 2 and tag not in _GENERAL], "synonym", str(number))
+            tags = entry.tags(lang).all
+            more = further().get(entry.hexcode, []) if lang == "en" else []
+            every = dict.fromkeys((*tags, *more))
+            for tag in every:
+                if len(tag) > 2 and tag not in _GENERAL:
+                    # whom both lists name first, then who has few words of its own
+                    owners.setdefault(tag, []).append((not (tag in tags and tag in more), len(every), number))
+        same: dict[tuple[int, ...], list[str]] = {}
+        for tag, ranked in owners.items():
+            same.setdefault(tuple(number for *_, number in sorted(ranked)[:OWNERS]), []).append(tag)
+        for meant, tags in same.items():
+            add(tags, "synonym", ",".join(map(str, meant)))
     return {
         "concepts": [[entry.en, entry.ru] for entry in entries],
         "silent": " ".join(sorted(_SILENT)),
         "general": " ".join(sorted(_GENERAL)),
         "phrases": phrases,
     }
+
+
+@cache
+def further() -> dict[str, list[str]]:
+    """English synonyms by the code of an emoji: keywords of `emojilib` (MIT), a second list beside emojibase's."""
+    text = resources.files("kandinsky.lab.nano2").joinpath("more_synonyms.json").read_text("utf-8")
+    return dict(json.loads(text))
 
 
 @cache
