@@ -174,8 +174,8 @@ def scene_words() -> dict[str, Any]:
         same: dict[tuple[int, ...], list[str]] = {}
         for tag, ranked in owners.items():
             same.setdefault(tuple(number for *_, number in sorted(ranked)[:OWNERS]), []).append(tag)
-        for meant, tags in same.items():
-            add(tags, "synonym", ",".join(map(str, meant)))
+        for meant, alike in same.items():
+            add(alike, "synonym", ",".join(map(str, meant)))
     return {
         "concepts": [[entry.en, entry.ru] for entry in entries],
         "silent": " ".join(sorted(_SILENT)),
