@@ -65,6 +65,7 @@ class Kernels:
             self.gated = at.kandinsky_gated
             self.block = at.kandinsky_block
             self.few_rows = at.kandinsky_few_rows
+            self.normed_volume = at.kandinsky_normed_volume
         except AttributeError as error:
             raise OSError(f"`{path}` is no library of these kernels: {error}") from error
         self.attention.argtypes = [ctypes.POINTER(Work), word]
@@ -73,7 +74,8 @@ class Kernels:
         self.gated.argtypes = [place, place, place, number, number, word, number]
         self.block.argtypes = [place, place, word]
         self.few_rows.argtypes = [place, number, number, place, place, place, number, word]
-        for function in (self.normed_heads, self.modulated, self.gated, self.few_rows):
+        self.normed_volume.argtypes = [place, word]
+        for function in (self.normed_heads, self.modulated, self.gated, self.few_rows, self.normed_volume):
             function.restype = None
 
 
