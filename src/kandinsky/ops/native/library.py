@@ -91,6 +91,16 @@ def missing(device_type: str | None = None) -> str | None:
     return _found()[1]
 
 
+def told() -> str | None:
+    """What large work on the processor was done by, for a recipe: `own` and the version, or `torch`.
+
+    None where this process has not asked for the kernels: they are not compiled to know it.
+    """
+    if not _found.cache_info().currsize:
+        return None
+    return "torch" if kernels() is None else f"own {VERSION}"
+
+
 def serves(*tensors: Tensor) -> bool:
     """Whether the kernels may compute with tensors: of a processor, of one type they know, and nobody watches.
 
