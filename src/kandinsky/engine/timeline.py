@@ -117,12 +117,12 @@ def check_alike(recipe: Mapping[str, Any], own: Mapping[str, Any]) -> None:
                 f"this clip was made with {words} `{made or 'none'}`, and the model is loaded with "
                 f"`{loaded or 'none'}`: load it {advice}"
             )
-    made, here = ((one.get("versions") or {}).get("kernels") for one in (recipe, own))
-    if made and here and made != here:
+    then, here = ((one.get("versions") or {}).get("kernels") for one in (recipe, own))
+    if then and here and then != here:
         log.warning(
             "this clip was made with kernels `%s`, and here they are `%s`: frames are the same up to rounding; "
             "KANDINSKY_NATIVE switches our own on and off",
-            made,
+            then,
             here,
         )
     if _loras(recipe, "sha256") != _loras(own, "sha256"):
