@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import shutil
 import sys
@@ -192,6 +193,8 @@ class _Typed:
         follows = prompt == STDIN
         if sys.stdin is None or not (follows or sys.stdin.isatty()):
             return
+        if isinstance(sys.stdin, io.TextIOWrapper):
+            sys.stdin.reconfigure(errors="surrogateescape")  # what is no text is told, and ends nothing
         if follows and (first := self._line()) is None:
             raise RequestError("standard input holds no prompt: give a line for each, the first one at once")
         elif follows:
@@ -208,7 +211,9 @@ class _Typed:
     def _line(self) -> str | None:
         """The next line that says something; None at the end."""
         for line in sys.stdin:
-            if line.strip():
+            if any("\ud800" <= letter <= "\udfff" for letter in line):
+                say(f"`{escaped(line.strip())}` is not valid UTF-8: it is left out")
+            elif line.strip():
                 return line.strip()
         return None
 
@@ -248,15 +253,19 @@ def _shown(output: str | None) -> Iterator[Show]:
         raise RequestError(f"output `{escaped(output)}`: a stream is written as raw video, .y4m, or `-` for a pipe")
     sys.stdout.flush()
     try:
-        sink = os.fdopen(os.dup(1), "wb") if output == STDOUT else Path(output).open("wb")  # noqa: SIM115
+        is_new = output != STDOUT and not Path(output).exists()
+        # a file of before is kept until there is something to write
+        sink = os.fdopen(os.dup(1), "wb") if output == STDOUT else Path(output).open("ab")  # noqa: SIM115
     except OSError as error:
         raise RequestError(f"`{escaped(output)}` cannot be written: {error.strerror}") from error
+    begun = False
     with sink:
-        begun = False
 
         def write(piece: Video) -> None:
             nonlocal begun
             if not begun:
+                if output != STDOUT and Path(output).is_file():
+                    sink.truncate(0)
                 height, width = piece.frames.shape[1:3]
                 sink.write(y4m.header(width, height, piece.fps))
                 begun = True
@@ -264,4 +273,8 @@ def _shown(output: str | None) -> Iterator[Show]:
                 sink.write(frame)
             sink.flush()
 
-        yield write
+        try:
+            yield write
+        finally:
+            if is_new and not begun:
+                Path(output).unlink(missing_ok=True)
