@@ -112,12 +112,14 @@ def test_auto_takes_it_for_much_work_only(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setitem(attention_module._BACKENDS, "native", attention_module.Backend(spy))
     attention(*made(torch.float32, 1, 255, 256, 1, 64))
+    attention(*made(torch.float32, 1, 511, 3, 1, 64))
     attention(*made(torch.float32, 1, 512, 512, 1, 24))
     every = torch.ones(1, 1, 256, 256, dtype=torch.bool)
     attention(*made(torch.float32, 1, 256, 256, 1, 64), mask=every)
     assert not taken
     attention(*made(torch.float32, 1, 256, 256, 1, 64))
-    assert taken == [256]
+    attention(*made(torch.float32, 1, 512, 3, 1, 64))
+    assert taken == [256, 512]
 
 
 def test_what_it_cannot_do_is_done_by_another_and_said(caplog: pytest.LogCaptureFixture) -> None:

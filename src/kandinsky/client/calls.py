@@ -107,13 +107,15 @@ def create(
         prompt: What it shows; or a list of prompts with the second each begins at.
         image: First frame; files are paths, bytes, finished jobs, their names, or `data:` URLs.
         last_image: Last frame.
-        video: A clip that is changed, by `strength`, `mask`, `span`, `place` or `source_prompt`.
+        video: A clip that is changed, by `strength`, `mask`, `span`, `place` or `source_prompt`, or with `upscale`
+            made larger as it is.
         control: A clip or an image that the result follows, through the control branch `branch`.
         reference: An image whose subject the result shows, through the reference branch `branch`.
         conditions: What else is known, as in Python: ``Frames``, ``Source``, ``Control``, ``Reference``, texts, or
             mappings of their values, whose files may be any of the above.
         idempotency_key: Makes a repetition safe; one is made up by default.
-        fields: Fields of the API: `model`, `seconds`, `prompt_at`, `loop`, `steps`, `seed`, …; `mask` is a file too.
+        fields: Fields of the API: `model`, `seconds`, `prompt_at`, `loop`, `upscale`, `steps`, `seed`, …; `mask` is a
+            file too.
 
     Returns:
         The job, which waits.

@@ -32,7 +32,7 @@ COMPILERS = ("c++", "g++", "clang++")
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fPIC", "-shared", "-pthread", "-w")
 NEEDED = frozenset({"avx512f", "avx512bw", "avx512dq", "avx512vl"})
 LONGEST_S = 300.0  # for the compiler, on a machine that is busy
-VERSION = 1
+VERSION = 2
 
 
 class Work(ctypes.Structure):
@@ -63,13 +63,17 @@ class Kernels:
             self.normed_heads = at.kandinsky_normed_heads
             self.modulated = at.kandinsky_modulated
             self.gated = at.kandinsky_gated
+            self.block = at.kandinsky_block
+            self.few_rows = at.kandinsky_few_rows
         except AttributeError as error:
             raise OSError(f"`{path}` is no library of these kernels: {error}") from error
         self.attention.argtypes = [ctypes.POINTER(Work), word]
         self.normed_heads.argtypes = [place, place, place, number, number, number, small, word, number]
         self.modulated.argtypes = [place, place, place, place, number, number, small, word, number]
         self.gated.argtypes = [place, place, place, number, number, word, number]
-        for function in (self.normed_heads, self.modulated, self.gated):
+        self.block.argtypes = [place, place, word]
+        self.few_rows.argtypes = [place, number, number, place, place, place, number, word]
+        for function in (self.normed_heads, self.modulated, self.gated, self.few_rows):
             function.restype = None
 
 
@@ -151,6 +155,11 @@ def _flags() -> frozenset[str]:
 def has_tiles() -> bool:
     """Whether the processor multiplies tiles of bfloat16 (AMX)."""
     return "amx_bf16" in _flags()
+
+
+def has_halves() -> bool:
+    """Whether the processor multiplies pairs of bfloat16."""
+    return "avx512_bf16" in _flags()
 
 
 def _run(command: Sequence[str]) -> str:
