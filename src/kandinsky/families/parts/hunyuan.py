@@ -72,7 +72,7 @@ class ResidualBlock(nn.Module):
         if self._is_fast(x):
             y = self.conv1.conv(volumes.normed(x, self.norm1, activates=True, front=2, side=1))
             y = self.conv2.conv(volumes.normed(y, self.norm2, activates=True, front=2, side=1))
-            return y.add_(x if self.conv_shortcut is None else self.conv_shortcut(x))
+            return y.add_(x if self.conv_shortcut is None else self.conv_shortcut(x))  # type: ignore[no-any-return]
         x = x.contiguous()
         y = self.conv1(self.nonlinearity(self.norm1(x)))
         y = self.conv2(self.dropout(self.nonlinearity(self.norm2(y))))
