@@ -50,8 +50,8 @@ class Bits:
 
     denoiser: int = 4
     decoder: int = 8
-    linear: int = 6
-    portraits: int = 6
+    linear: int = 8
+    portraits: int = 8
 
 
 def package(trained: Trained, out: Path, *, bits: Bits | None = None) -> dict[str, int]:
