@@ -50,9 +50,11 @@ def test_a_stream_becomes_raw_video(live: str, call: Call, monkeypatch: pytest.M
     assert done.code == 0 and done.out.strip() == "x.y4m", done.err
     data = Path("x.y4m").read_bytes()
     assert data.startswith(b"YUV4MPEG2 W64 H64 F24:1") and data.count(b"FRAME\n") == 10
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\na panda\n")))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\n\xff\xfe a cat\na panda\n"), encoding="utf-8"))
+    Path("y.y4m").write_bytes(b"a file of before")
     done = call("live", "-", "-m", live, "--seconds", "0.4", "--seed", "3", "--device", "cpu", "-o", "y.y4m", "-q")
-    assert done.code == 0 and Path("y.y4m").read_bytes() == data and not done.err
+    assert done.code == 0 and Path("y.y4m").read_bytes() == data
+    assert done.err.splitlines() == [r"`\udcff\udcfe a cat` is not valid UTF-8: it is left out"], done.err
     assert set(call("live", "--list").out.split()) == {live, "nano-live", "nano-world"}
 
 
@@ -180,3 +182,12 @@ def test_what_cannot_be_is_refused_in_a_line(
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"")))
     done = call("live", *args)
     assert done.code == 2 and words in done.err, done.err
+
+
+def test_what_is_refused_late_leaves_files_as_they_were(live: str, call: Call) -> None:
+    """The seed is looked at after the file was found to be writable."""
+    Path("old.y4m").write_bytes(b"a file of before")
+    for name in ("old.y4m", "new.y4m"):
+        done = call("live", "a panda", "-m", live, "--seconds", "0.4", "--steps", "0", "--device", "cpu", "-o", name)
+        assert done.code == 2 and len(done.err.splitlines()) <= 3, done.err
+    assert Path("old.y4m").read_bytes() == b"a file of before" and not Path("new.y4m").exists()

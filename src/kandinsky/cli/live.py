@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import math
 import os
 import shutil
@@ -210,6 +211,8 @@ class _Typed:
         self._acts: deque[str] = deque()
         follows = prompt == STDIN
         is_read = sys.stdin is not None and (follows or sys.stdin.isatty())
+        if is_read and isinstance(sys.stdin, io.TextIOWrapper):
+            sys.stdin.reconfigure(errors="surrogateescape")  # what is no text is told, and ends nothing
         if is_read and follows:
             first = self._line()
             if first is None:
@@ -243,7 +246,9 @@ class _Typed:
     def _line(self) -> str | None:
         """The next line that says something; None at the end."""
         for line in sys.stdin:
-            if line.strip():
+            if any("\ud800" <= letter <= "\udfff" for letter in line):
+                say(f"`{escaped(line.strip())}` is not valid UTF-8: it is left out")
+            elif line.strip():
                 return line.strip()
         return None
 
@@ -283,15 +288,19 @@ def _shown(output: str | None) -> Iterator[Show]:
         raise RequestError(f"output `{escaped(output)}`: a stream is written as raw video, .y4m, or `-` for a pipe")
     sys.stdout.flush()
     try:
-        sink = os.fdopen(os.dup(1), "wb") if output == STDOUT else Path(output).open("wb")  # noqa: SIM115
+        is_new = output != STDOUT and not Path(output).exists()
+        # a file of before is kept until there is something to write
+        sink = os.fdopen(os.dup(1), "wb") if output == STDOUT else Path(output).open("ab")  # noqa: SIM115
     except OSError as error:
         raise RequestError(f"`{escaped(output)}` cannot be written: {error.strerror}") from error
+    begun = False
     with sink:
-        begun = False
 
         def write(piece: Video) -> None:
             nonlocal begun
             if not begun:
+                if output != STDOUT and Path(output).is_file():
+                    sink.truncate(0)
                 height, width = piece.frames.shape[1:3]
                 sink.write(y4m.header(width, height, piece.fps))
                 begun = True
@@ -299,4 +308,8 @@ def _shown(output: str | None) -> Iterator[Show]:
                 sink.write(frame)
             sink.flush()
 
-        yield write
+        try:
+            yield write
+        finally:
+            if is_new and not begun:
+                Path(output).unlink(missing_ok=True)
