@@ -28,6 +28,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 import kandinsky
+from kandinsky.ops.native import library
 
 HERE = Path(__file__).parent
 SAMPLES = 16
@@ -459,6 +460,8 @@ def processor() -> str:
     vendor = re.search(r"vendor_id\s*:\s*(\S+)", text)
     flags = set(re.findall(r"\b(?:avx512_bf16|avx512_vnni|avx_vnni|amx_tile)\b", text))
     words = [vendor.group(1) if vendor else "unknown", torch.backends.cpu.get_cpu_capability(), *sorted(flags)]
+    if library.missing() is None:  # they round otherwise than PyTorch's
+        words.append("own kernels")
     return " ".join([*words, f"torch {torch.__version__}"])
 
 

@@ -51,7 +51,7 @@ def ask(net: DiffusionTransformer3D, *, B: int = 1, mask: Tensor | None = None, 
     text = TextEmbeddings(numbers(B, TEXT, 64, seed=2), numbers(B, 64, seed=3), mask)
     time = torch.linspace(900.0, 100.0, B)
     dtype = next(net.parameters()).dtype
-    return net(x.to(dtype), time, text, **options)  # type: ignore[no-any-return, arg-type]
+    return net(x.to(dtype), time, text, **options)  # type: ignore[no-any-return]
 
 
 def both(run: Callable[[], Tensor], monkeypatch: pytest.MonkeyPatch) -> tuple[Tensor, Tensor, int]:

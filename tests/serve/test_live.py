@@ -281,6 +281,8 @@ def test_a_coded_stream_shows_the_frames_that_are_saved(live: Server, format: st
         seen.say(type="format", format=format)
         again = seen.until("chunk", lambda word: word["format"] == format)
         assert again["keys"][0] == again["frame"]
+        seen.say(type="format", format=format)  # the same: a key frame
+        assert seen.until("chunk", lambda word: bool(word["keys"]))["frame"] > again["frame"]
         seen.say(type="stop")
         assert seen.rest() == 1000
     (live.folder / f"{format}.mp4").write_bytes(live.client.get(saved["url"]).content)

@@ -119,6 +119,7 @@ def test_auto_takes_it_for_much_work_only(monkeypatch: pytest.MonkeyPatch) -> No
     assert not taken
     attention(*made(torch.float32, 1, 256, 256, 1, 64))
     attention(*made(torch.float32, 1, 512, 3, 1, 64))
+    assert library.told() == f"own {library.VERSION}"
     assert taken == [256, 512]
 
 
@@ -142,7 +143,9 @@ def test_without_a_compiler_pytorch_computes(monkeypatch: pytest.MonkeyPatch, ca
     try:
         with caplog.at_level(logging.INFO):
             q, k, v = made(torch.float32, 1, 300, 300, 1, 64)
+            assert library.told() is None, "nobody asked yet"
             found = attention(q, k, v)
+        assert library.told() == "torch"
         assert library.missing()
         assert "native" not in backends("cpu")
         assert sum("PyTorch's own kernels" in message for message in caplog.messages) == 1

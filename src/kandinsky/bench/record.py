@@ -38,6 +38,16 @@ def dit(width: int, frames: int, dtype: str, repeats: int) -> Item:
     return Item(f"Kandinsky 5, width {width}, {frames * 1024:,} tokens, {dtype}", words, 1800.0)
 
 
+def dit_of_4(width: int, dtype: str, repeats: int) -> Item:
+    """Kandinsky 4's transformer of two blocks at a width and 1,024 tokens, alone: Diffusers has none."""
+    sizes = (f"dit.model_dim={width}", f"dit.ff_dim={4 * width}", "dit.num_blocks=2", "text.num_layers=1")
+    words = (
+        *_BENCH, "kandinsky4-t2v-flash", "--random-weights", "--stages", "dit", "--device", "cpu", "--dtype", dtype,
+        "--size", "512x512", "--seconds", "0", "--steps", "1", "--repeats", str(repeats), *changes(*sizes), "--json",
+    )  # fmt: skip
+    return Item(f"Kandinsky 4, width {width}, 1,024 tokens, {dtype}", words, 1800.0)
+
+
 def items(repeats: int = 5, *, bfloat16: bool = True) -> list[Item]:
     """What is measured on a processor, most wanted first.
 
@@ -66,6 +76,8 @@ def items(repeats: int = 5, *, bfloat16: bool = True) -> list[Item]:
              *changes(*unet), "--json"),
             1800.0,
         ),
+        dit_of_4(512, "bfloat16", repeats),
+        dit_of_4(512, "float32", repeats),
         dit(512, 4, "float32", repeats),
         dit(128, 4, "bfloat16", repeats),
         dit(128, 12, "bfloat16", repeats),

@@ -275,6 +275,7 @@ class Session:
                     self._key.set()
                 case "format":
                     self._formats = tuple(told["formats"])
+                    self._key.set()  # also where it is the same one: its viewer begins anew
                 case "prompt":
                     self._prompter.take(told["prompt"], told["id"])
                 case "action":

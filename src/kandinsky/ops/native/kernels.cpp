@@ -858,6 +858,129 @@ template <class T> void run_block(const Block& block, const Work& work) {
     }
 }
 
+// -- volumes of pixels ------------------------------------------------------------------------------------------------
+// Frames, rows, columns, channels; the channels lie together.
+
+struct Volume {
+    const void* x;                // [B][T][H][W][C]
+    void* out;                    // [B][front + T][H + 2·side][W + 2·side][C]: edges are repeated
+    const float *weight, *bias;   // [C] of a group norm; null: none
+    int64_t B, T, H, W, C, groups, front, side, threads;
+    int32_t activates;            // whether x·sigmoid(x) follows
+    float eps;
+};
+
+// calls work(item) for all items, in as many threads as are worth starting
+template <class Do> void over_items(long items, long numbers, long threads, const Do& work) {
+    constexpr long LEAST = 1 << 17;  // numbers of a thread
+    long workers = numbers / LEAST < threads ? numbers / LEAST : threads;
+    workers = workers < 1 ? 1 : workers < items ? workers : items;
+    std::atomic<long> next{0};
+    const auto run = [&] {
+        for (long at; (at = next.fetch_add(1)) < items;) work(at);
+    };
+    std::vector<std::thread> others;
+    for (long i = 1; i < workers; ++i) others.emplace_back(run);
+    run();
+    for (auto& other : others) other.join();
+}
+
+struct Moments {  // of some numbers; joined by Chan's rule
+    double count = 0.0, mean = 0.0, squares = 0.0;
+    void add(double n, double m, double s) {
+        const double whole = count + n, away = m - mean;
+        squares += s + away * away * (count * n / whole);
+        mean += away * (n / whole);
+        count = whole;
+    }
+};
+
+// of each group, over a frame: sums in float32 of what is beyond the first pixel of a stretch, joined in double
+template <class T> void add_moments(const T* x, long pixels, long C, long groups, Moments* found) {
+    constexpr long STRETCH = 512;
+    Scratch memory(3 * C * 4);
+    float *first = memory.as<float>(), *sums = first + C, *squares = sums + C;
+    for (long start = 0; start < pixels; start += STRETCH) {
+        const long count = pixels - start < STRETCH ? pixels - start : STRETCH;
+        const T* at = x + start * C;
+        for (long c = 0; c < C; c += LANES) store(first + c, load(at + c));
+        for (long c = 0; c < C; c += LANES) {
+            const __m512 zero = load(first + c);
+            __m512 sum = _mm512_setzero_ps(), square = sum;
+            for (long p = 0; p < count; ++p) {
+                const __m512 y = _mm512_sub_ps(load(at + p * C + c), zero);
+                sum = _mm512_add_ps(sum, y);
+                square = _mm512_fmadd_ps(y, y, square);
+            }
+            store(sums + c, sum), store(squares + c, square);
+        }
+        for (long c = 0; c < C; ++c) {
+            const double mean = sums[c] / static_cast<double>(count);
+            found[c / (C / groups)].add(count, first[c] + mean, squares[c] - sums[c] * mean);
+        }
+    }
+}
+
+inline __m512 silu(__m512 x) {
+    const __m512 power = _mm512_min_ps(_mm512_mul_ps(x, _mm512_set1_ps(-LOG2_E)), _mm512_set1_ps(126.0f));
+    const __m512 whole = _mm512_add_ps(power_of_two<true>(power), _mm512_set1_ps(1.0f));
+    __m512 share = _mm512_rcp14_ps(whole);
+    share = _mm512_mul_ps(share, _mm512_fnmadd_ps(whole, share, _mm512_set1_ps(2.0f)));
+    return _mm512_mul_ps(x, share);
+}
+
+template <class T> void normed_volume(const Volume& work) {
+    const long C = work.C, H = work.H, W = work.W, side = work.side, front = work.front, wide = W + 2 * side;
+    const long frame = H * W * C, out_frame = (H + 2 * side) * wide * C, clip = (front + work.T) * out_frame;
+    Scratch memory(2 * C * 4);
+    float *scale = memory.as<float>(), *shift = scale + C;
+    for (long b = 0; b < work.B; ++b) {
+        const T* x = static_cast<const T*>(work.x) + b * work.T * frame;
+        T* out = static_cast<T*>(work.out) + b * clip;
+        if (work.weight) {
+            std::vector<Moments> each(work.T * work.groups), all(work.groups);
+            over_items(work.T, work.T * frame, work.threads, [&](long t) {
+                add_moments(x + t * frame, H * W, C, work.groups, each.data() + t * work.groups);
+            });
+            for (long t = 0; t < work.T; ++t)
+                for (long g = 0; g < work.groups; ++g) {
+                    const Moments& one = each[t * work.groups + g];
+                    all[g].add(one.count, one.mean, one.squares);
+                }
+            for (long c = 0; c < C; ++c) {
+                const Moments& of = all[c / (C / work.groups)];
+                const double share = work.weight[c] / std::sqrt(of.squares / of.count + work.eps);
+                scale[c] = static_cast<float>(share);
+                shift[c] = static_cast<float>(work.bias[c] - of.mean * share);
+            }
+        }
+        over_items(work.T, work.T * frame, work.threads, [&](long t) {
+            T* to = out + (front + t) * out_frame;
+            for (long h = 0; h < H; ++h) {
+                const T* from = x + t * frame + h * W * C;
+                T* row = to + ((h + side) * wide + side) * C;
+                if (!work.weight && !work.activates) std::memcpy(row, from, W * C * sizeof(T));
+                else
+                    for (long w = 0; w < W; ++w)
+                        for (long c = 0; c < C; c += LANES) {
+                            __m512 y = load(from + w * C + c);
+                            if (work.weight) y = as_type(_mm512_fmadd_ps(y, load(scale + c), load(shift + c)), T{});
+                            store(row + w * C + c, work.activates ? silu(y) : y);
+                        }
+                for (long i = 1; i <= side; ++i) {
+                    std::memcpy(row - i * C, row, C * sizeof(T));
+                    std::memcpy(row + (W - 1 + i) * C, row + (W - 1) * C, C * sizeof(T));
+                }
+            }
+            for (long i = 0; i < side; ++i) {
+                std::memcpy(to + i * wide * C, to + side * wide * C, wide * C * sizeof(T));
+                std::memcpy(to + (H + side + i) * wide * C, to + (H + side - 1) * wide * C, wide * C * sizeof(T));
+            }
+            for (long i = 0; t == 0 && i < front; ++i) std::memcpy(out + i * out_frame, to, out_frame * sizeof(T));
+        });
+    }
+}
+
 }  // namespace
 
 extern "C" {
@@ -916,5 +1039,10 @@ void kandinsky_few_rows(const float* x, long rows, long K, const void* weight, c
                         int is_bfloat16) {
     if (is_bfloat16) few_rows(x, rows, K, static_cast<const bf16*>(weight), static_cast<const bf16*>(bias), out, N);
     else few_rows(x, rows, K, static_cast<const float*>(weight), static_cast<const float*>(bias), out, N);
+}
+
+void kandinsky_normed_volume(const Volume* work, int is_bfloat16) {
+    if (is_bfloat16) normed_volume<bf16>(*work);
+    else normed_volume<float>(*work);
 }
 }

@@ -65,6 +65,7 @@ class Kernels:
             self.gated = at.kandinsky_gated
             self.block = at.kandinsky_block
             self.few_rows = at.kandinsky_few_rows
+            self.normed_volume = at.kandinsky_normed_volume
         except AttributeError as error:
             raise OSError(f"`{path}` is no library of these kernels: {error}") from error
         self.attention.argtypes = [ctypes.POINTER(Work), word]
@@ -73,7 +74,8 @@ class Kernels:
         self.gated.argtypes = [place, place, place, number, number, word, number]
         self.block.argtypes = [place, place, word]
         self.few_rows.argtypes = [place, number, number, place, place, place, number, word]
-        for function in (self.normed_heads, self.modulated, self.gated, self.few_rows):
+        self.normed_volume.argtypes = [place, word]
+        for function in (self.normed_heads, self.modulated, self.gated, self.few_rows, self.normed_volume):
             function.restype = None
 
 
@@ -87,6 +89,16 @@ def missing(device_type: str | None = None) -> str | None:
     if device_type is not None and device_type != "cpu":
         return "it runs on processors only"
     return _found()[1]
+
+
+def told() -> str | None:
+    """What large work on the processor was done by, for a recipe: `own` and the version, or `torch`.
+
+    None where this process has not asked for the kernels: they are not compiled to know it.
+    """
+    if not _found.cache_info().currsize:
+        return None
+    return "torch" if kernels() is None else f"own {VERSION}"
 
 
 def serves(*tensors: Tensor) -> bool:
