@@ -172,6 +172,9 @@ def test_a_damaged_timeline_is_named(changed: dict[str, Any], words: str) -> Non
         (("a panda", "-m", "tiny"), "cannot be streamed: use `nano-live`, `nano-world`, `live`"),
         (("a panda", "-o", "x.mp4"), "raw video, .y4m"),
         (("a panda", "--seconds", "-1", "-o", "x.y4m"), "must be a number above 0"),
+        (("a panda", "--seconds", "nan", "-o", "x.y4m"), "must be a number above 0"),
+        (("a panda", "--size", "64x65", "-o", "x.y4m"), "size `64x65` is not supported"),
+        (("a panda", "--steps", "0", "-o", "x.y4m"), "steps `0` are not supported"),
         (("a panda",), "standard output is no terminal"),
         (("-", "-o", "x.y4m"), "standard input holds no prompt"),
     ],
@@ -180,14 +183,21 @@ def test_what_cannot_be_is_refused_in_a_line(
     live: str, call: Call, args: tuple[str, ...], words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"")))
+    monkeypatch.setattr(kandinsky.catalogue, "load", None)
     done = call("live", *args)
     assert done.code == 2 and words in done.err, done.err
+    assert not list(Path().iterdir())
 
 
-def test_what_is_refused_late_leaves_files_as_they_were(live: str, call: Call) -> None:
-    """The seed is looked at after the file was found to be writable."""
+def test_what_fails_late_leaves_files_as_they_were(live: str, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the file was found to be writable."""
+
+    def broken(*_: Any, **__: Any) -> None:
+        raise RequestError("no model today")
+
+    monkeypatch.setattr(kandinsky.catalogue, "load", broken)
     Path("old.y4m").write_bytes(b"a file of before")
     for name in ("old.y4m", "new.y4m"):
-        done = call("live", "a panda", "-m", live, "--seconds", "0.4", "--steps", "0", "--device", "cpu", "-o", name)
-        assert done.code == 2 and len(done.err.splitlines()) <= 3, done.err
+        done = call("live", "a panda", "-m", live, "--seconds", "0.4", "--device", "cpu", "-o", name)
+        assert done.code == 2 and "no model today" in done.err, done.err
     assert Path("old.y4m").read_bytes() == b"a file of before" and not Path("new.y4m").exists()

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from starlette.testclient import TestClient, WebSocketDenialResponse
 from starlette.types import Message
@@ -26,6 +27,8 @@ from kandinsky.jobs.live import Prompter
 from kandinsky.jobs.live import Session as WorkersSession
 from kandinsky.jobs.records import NewJob, State
 from kandinsky.jobs.sqlite_store import HELD_S
+from kandinsky.media import packets
+from kandinsky.model.values import Video
 from kandinsky.serve import live
 from kandinsky.serve.app import create_app, guarded
 from kandinsky.serve.guard import Guard
@@ -377,3 +380,35 @@ def test_where_the_line_lies(lives: Lives, tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / ("x" * 100)))
     with pytest.raises(RequestError, match="too long for a socket"):
         asyncio.run(Lives(lives.store, lives.offers, lives.settings, lives.intake).start())
+
+
+def test_a_session_whose_frames_cannot_be_packed_ends_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rather than wait for ever, with more chunks than may wait to be packed."""
+
+    def broken(self: packets.Jpegs, frames: Any, *, key: bool = False) -> None:
+        raise MemoryError("no room for a frame")
+
+    def stream(ask: Any, **_: Any) -> Iterator[Video]:
+        for chunk in range(5):
+            told = {"chunk": chunk, "start": 0.0, "prompt": ask(0.0) or ""}
+            yield Video(np.zeros((1, 8, 8, 3), np.uint8), 12.0, 0, told)
+
+    monkeypatch.setattr(packets.Jpegs, "pack", broken)
+    line = SimpleNamespace(send=lambda told, data=b"": True, receive=lambda: None)
+    clip = SimpleNamespace(fps=12.0)
+    pipe: Any = SimpleNamespace(card=SimpleNamespace(clip=clip, roll=None), stream=stream, cancel=lambda: None)
+    line_of: Any = line
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            WorkersSession(line_of, pipe, "a cat", {}, store=tmp_path).run()
+        except MemoryError as error:
+            raised.append(error)
+
+    working = threading.Thread(target=run, daemon=True)
+    working.start()
+    working.join(20)
+    assert not working.is_alive() and [str(error) for error in raised] == ["no room for a frame"]

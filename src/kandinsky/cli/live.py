@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -24,7 +24,7 @@ from kandinsky.cli.rendered import Flags, rendered
 from kandinsky.cli.streams import STDIN, STDOUT, emit, say
 from kandinsky.engine.options import RunOptions
 from kandinsky.errors import RequestError
-from kandinsky.model.timeline import Play, PromptAt, Shows, prompts_at, timeline
+from kandinsky.model.timeline import Play, PromptAt, Shows, check_length, prompts_at, timeline
 from kandinsky.model.values import Request
 from kandinsky.printing import escaped
 
@@ -103,6 +103,8 @@ def live(
         known = f": use {', '.join(f'`{one}`' for one in able)}" if able else ""
         raise RequestError(f"`{card.id}` makes a clip as a whole and cannot be streamed{known}")
     actions = None if play is None else _actions(card, play)
+    given = {key: value for key, value in asked.items() if value is not None}
+    _check(card, seconds, size, given)
     RunOptions(**run).check()
     with ExitStack() as held:
         shows: Callable[[float], Shows | None]
@@ -117,7 +119,6 @@ def live(
         pipe: Any = load(name, **run)
         if not quiet:
             say(f"{card.id}: Ctrl-C ends it")
-        given = {key: value for key, value in asked.items() if value is not None}
         pieces: Iterator[Video] = pipe.stream(shows, seconds=seconds, size=size, **given)
         begun, made = time.monotonic(), 0
         for piece in pieces:
@@ -127,6 +128,21 @@ def live(
                 say(f"{made} frames, {made / (time.monotonic() - begun):.1f} a second; {piece.recipe['prompt']}")
     if output not in (None, STDOUT):
         emit(output)
+
+
+def _check(card: Card, seconds: float | None, size: str | None, given: Mapping[str, Any]) -> None:
+    """Refuse what the stream would refuse, before the model is loaded and a file is opened.
+
+    Raises:
+        RequestError: The stream is not possible.
+    """
+    from kandinsky.engine.request import parse_size, resolve
+
+    check_length(seconds)
+    others = {name: value for name, value in given.items() if name != "negative_prompt"}  # which is told of once
+    if size is not None and others.keys().isdisjoint(("width", "height")):
+        others["width"], others["height"] = parse_size(size)
+    resolve(Request(card.id, "anything", **others), card)
 
 
 def _actions(card: Card, play: str) -> list[str]:

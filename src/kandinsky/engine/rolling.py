@@ -36,7 +36,7 @@ from kandinsky.engine.stages import GENERATE, Finish, Made, Running, Stage
 from kandinsky.errors import RequestError
 from kandinsky.model.card import Card, Roll
 from kandinsky.model.denoiser import VIDEO, Denoiser, Known, Pass
-from kandinsky.model.timeline import Play, PromptAt, Shows, prompt_of, prompts_at, timeline
+from kandinsky.model.timeline import Play, PromptAt, Shows, check_length, prompt_of, prompts_at, timeline
 from kandinsky.model.timeline import seconds as second_of
 from kandinsky.model.values import Request, TextEmbeddings
 from kandinsky.ops.attention_spec import AttentionSpec
@@ -381,8 +381,7 @@ def script_of(prompts: Prompts, seconds: float | None, fps: float) -> Script:
     Raises:
         RequestError: There is no prompt, none holds at the beginning, or a time is not possible.
     """
-    if seconds is not None and not (isinstance(seconds, int | float) and 0 < seconds < float("inf")):
-        raise RequestError(f"seconds `{seconds}` must be a number above 0, or be left out for a stream without end")
+    check_length(seconds)
     if isinstance(prompts, str | Play):
         return Script(lambda at: prompts, seconds, prompt_of(prompts))
     if callable(prompts):

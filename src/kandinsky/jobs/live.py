@@ -150,6 +150,7 @@ class Session:
         self.store = store
         self.frames = 0
         self._asked = 0.0
+        self._fault: Exception | None = None  # of the thread that sends
         self._formats = tuple(formats)
         self._key = threading.Event()  # the next frame is to need none before it
         self._begin = threading.Event()  # the server has passed on all that was said before the first chunk
@@ -175,7 +176,7 @@ class Session:
             KandinskyError: It cannot be made, or made any longer.
         """
         hearing = threading.Thread(target=self._hear, name="hear", daemon=True)
-        sending = threading.Thread(target=self._send, name="send", daemon=True)
+        sending = threading.Thread(target=self._send_all, name="send", daemon=True)
         hearing.start()
         sending.start()
         try:
@@ -185,6 +186,8 @@ class Session:
             self._frames.put(None)
             sending.join()
             self._saving.shutdown(cancel_futures=True)
+        if self._fault is not None:
+            raise self._fault
 
     def _make(self) -> None:
         begun = time.monotonic()
@@ -222,6 +225,16 @@ class Session:
     def _is_full(self) -> bool:
         rest = self.frames - self._kept[1].begin
         return rest >= KEPT_S * self.fps or sum(one.frames.nbytes for one in self._kept) > KEPT_BYTES
+
+    def _send_all(self) -> None:
+        """Send until nothing comes any more, even where that fails: else the stream would wait for room for ever."""
+        try:
+            self._send()
+        except Exception as error:
+            self._fault = error
+            self.stop()
+            while self._frames.get() is not None:
+                pass
 
     def _send(self) -> None:
         begin, formats = 0, tuple[str, ...]()

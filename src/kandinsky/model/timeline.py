@@ -103,6 +103,18 @@ def seconds(value: float | str, *, fps: float) -> float:
     raise RequestError(f"the time of a prompt is `{shown(value)}`: use seconds from 0 on, such as `5` or `5s`")
 
 
+def check_length(seconds: Any) -> None:
+    """Refuse a length of a stream that is none.
+
+    Raises:
+        RequestError: It is neither None nor a number above 0.
+    """
+    if seconds is not None and not (isinstance(seconds, int | float) and 0 < seconds < float("inf")):
+        raise RequestError(
+            f"seconds `{shown(seconds)}` must be a number above 0, or be left out for a stream without end"
+        )
+
+
 def prompts_at(values: Any) -> tuple[PromptAt, ...]:
     """Prompts by time from what may stand for them: values, texts, pairs, or mappings as ``PromptAt.plain`` makes them.
 

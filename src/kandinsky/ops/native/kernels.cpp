@@ -15,6 +15,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -401,6 +402,17 @@ template <class T, class M> class Head {
     }
 };
 
+// begins a thread; false where the system gives none: then the work is for those there are, since an exception would end
+// the process
+template <class Do> bool begun(std::vector<std::thread>& others, const Do& work) {
+    try {
+        others.emplace_back(work);
+    } catch (const std::system_error&) {
+        return false;
+    }
+    return true;
+}
+
 template <class T, class M> void attend(const Attention& work) {
     const long heads = work.B * work.N, tiles = (work.S + TILE - 1) / TILE;
     long workers = work.threads < 1 ? 1 : work.threads;
@@ -419,7 +431,7 @@ template <class T, class M> void attend(const Attention& work) {
         }
     };
     std::vector<std::thread> others;
-    for (long i = 1; i < workers; ++i) others.emplace_back(run);
+    for (long i = 1; i < workers && begun(others, run); ++i) {}
     run();
     for (auto& other : others) other.join();
 }
@@ -433,8 +445,10 @@ template <class Do> void in_stretches(long rows, long numbers_of_row, long threa
     count = count < 1 ? 1 : count < threads ? count : threads;
     const long each = (rows + count - 1) / count;
     std::vector<std::thread> others;
-    for (long first = each; first < rows; first += each)
-        others.emplace_back([&work, first, each, rows] { work(first, first + each < rows ? each : rows - first); });
+    for (long first = each; first < rows; first += each) {
+        const auto piece = [&work, first, each, rows] { work(first, first + each < rows ? each : rows - first); };
+        if (!begun(others, piece)) piece();
+    }
     work(0, each < rows ? each : rows);
     for (auto& other : others) other.join();
 }
@@ -678,7 +692,7 @@ template <class Do> void over_tiles(long tokens, double multiplications, long th
     std::atomic<long> next{0};
     const auto run = [&] { work([&] { const long at = next.fetch_add(1); return at < tiles ? at * TILE : -1; }); };
     std::vector<std::thread> others;
-    for (long i = 1; i < workers; ++i) others.emplace_back(run);
+    for (long i = 1; i < workers && begun(others, run); ++i) {}
     run();
     for (auto& other : others) other.join();
 }
