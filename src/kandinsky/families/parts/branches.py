@@ -1,13 +1,14 @@
-"""The branches beside a transformer: copies of its first blocks that see a control clip, and attention to an image.
+"""The branches beside a transformer: copies of its blocks, or narrow ones, that see a control; attention to an image.
 
 The layers that add to the network begin at zero, so a new branch changes nothing.
 
 Source: Zhang et al., Adding Conditional Control to Text-to-Image Diffusion Models (copies and zero-initialised layers);
-Chen et al., PixArt-δ, section 4 (copies of the first blocks of a transformer, each joined behind its own); Ye et al.,
-IP-Adapter, section 3.2 (attention to image tokens beside the attention to text).
+Chen et al., PixArt-δ, section 4 (copies of the first blocks of a transformer, each joined behind its own); Zavadski
+et al., ControlNet-XS (a narrow network of its own, which sees what the large one makes at each block before it adds to
+it); Ye et al., IP-Adapter, section 3.2 (attention to image tokens beside the attention to text).
 
 Legend: B batch; T H W C latent frames, rows, columns, channels; S visual tokens; L image tokens; D width of the
-network; N heads; K head width.
+network; N heads; K head width; R width of a narrow branch.
 """
 
 from __future__ import annotations
@@ -88,6 +89,62 @@ class ControlBranch(nn.Module):
         return adds
 
 
+class SlimBlock(nn.Module):
+    """What a narrow branch makes behind a block: it sees the block's tokens, goes on from its own, and adds to them."""
+
+    def __init__(self, width: int, slim: int) -> None:
+        super().__init__()
+        self.see = Linear(width, slim)
+        self.in_layer = Linear(slim, 2 * slim)
+        self.out_layer = Linear(2 * slim, slim)
+        self.join = silent(slim, width)
+
+    def forward(self, own_R: Tensor, beside_D: Tensor) -> tuple[Tensor, Tensor]:
+        """The branch's tokens behind it, and what is added to the network's; both of any leading shape."""
+        seen = own_R + self.see(_normed(beside_D))
+        own_R = own_R + self.out_layer(F.gelu(self.in_layer(_normed(seen)), approximate="tanh"))
+        return own_R, self.join(own_R)
+
+
+class SlimControlBranch(nn.Module):
+    """Narrow blocks beside the network's first ones, which see the latent of a control clip and the network's tokens.
+
+    They look at one token alone: what lies around it, the network's own attention brings to its tokens.
+
+    Args:
+        params: Of the network beside.
+        blocks: How many there are.
+        slim: Their width.
+    """
+
+    def __init__(self, params: Beneath, blocks: int, slim: int) -> None:
+        super().__init__()
+        self.control_embeddings = VisualEmbeddings(params.in_visual_dim, slim, params.patch_size)
+        self.blocks = nn.ModuleList(SlimBlock(params.model_dim, slim) for _ in range(blocks))
+
+    def beside(self, signal: Tensor, site: Site) -> Adds:
+        """See ``ops/branches.Branch``; ``signal`` is the latent of the control clip, [B, T, H, W, C]."""
+        compute = self.control_embeddings.in_layer.weight.dtype
+        own: list[Tensor] = []
+
+        def adds(number: int, before: Tensor, after: Tensor) -> Tensor | None:
+            if number >= len(self.blocks):
+                return None
+            if number == 0:
+                own[:] = [site.place(self.control_embeddings(signal.to(compute)))]
+            own[0], more = self.blocks[number](own[0], after)
+            out: Tensor = more
+            return out
+
+        return adds
+
+
+def _normed(x: Tensor) -> Tensor:
+    """Tokens of mean 0 and variance 1, in float32 within."""
+    with island(x):
+        return F.layer_norm(x.float(), x.shape[-1:], eps=NORM_EPS).to(x.dtype)
+
+
 class ImageAttention(nn.Module):
     """Attention of a block's tokens to image tokens; it answers with zeros at first."""
 
@@ -100,9 +157,7 @@ class ImageAttention(nn.Module):
         self.out_layer = silent(params.width, width)
 
     def forward(self, x_BSD: Tensor, image_BLW: Tensor) -> Tensor:
-        heads = (-1, self.head_dim)
-        with island(x_BSD):
-            normed = F.layer_norm(x_BSD.float(), x_BSD.shape[-1:], eps=NORM_EPS).to(x_BSD.dtype)
+        heads, normed = (-1, self.head_dim), _normed(x_BSD)
         query, key, value = self.to_query(normed), self.to_key(image_BLW), self.to_value(image_BLW)
         mixed = attention(*(one.unflatten(-1, heads) for one in (query, key, value)))
         out: Tensor = self.out_layer(mixed.flatten(-2))
