@@ -53,6 +53,7 @@ class BranchSettings:
         width: Of a reference branch, the width of its attention.
         head_dim: Of that attention.
         first: Number of the first block that attends to the image.
+        rotary: Whether that attention knows of places in the frame, and begins with the same one.
         start: File of a branch to begin with.
         base_dtype: Type of the frozen weights; `int8` needs torchao.
         dtype: Type of the tensors in the file; `int8` rows for the matrices, or rows of 6 or 5 bits, the rest in
@@ -67,6 +68,7 @@ class BranchSettings:
     width: int = field(default=128, metadata={"least": 1})
     head_dim: int = field(default=32, metadata={"least": 1})
     first: int = field(default=0, metadata={"least": 0})
+    rotary: bool = False
     start: str | None = None
     base_dtype: Literal["float32", "bfloat16", "int8"] = "float32"
     dtype: Literal["bfloat16", "float32", "int8", "int6", "int5"] = "bfloat16"
@@ -82,7 +84,8 @@ class BranchSettings:
         """Hyper-parameters that the recipe decides."""
         if self.kind == CONTROL:
             return {"blocks": self.blocks} | ({"slim": self.slim} if self.slim else {})
-        return {"width": self.width, "head_dim": self.head_dim, "first": self.first}
+        sizes = {"width": self.width, "head_dim": self.head_dim, "first": self.first}
+        return sizes | ({"rotary": True} if self.rotary else {})
 
 
 class BranchLesson(Lesson):

@@ -36,6 +36,8 @@ class ReferenceParams(Readable):
         width: Of the projected image tokens, and of the attention to them.
         head_dim: Of that attention.
         first: Number of the first visual block that attends to the image.
+        rotary: Whether that attention is turned by places in the frame, so that what lies where a token does is found
+            at once; the image then has the result's shape.
     """
 
     what = "reference branch parameter"
@@ -43,6 +45,7 @@ class ReferenceParams(Readable):
     width: int = field(default=128, metadata={"least": 1})
     head_dim: int = field(default=32, metadata={"least": 1})
     first: int = field(default=0, metadata={"least": 0})
+    rotary: bool = False
 
 
 def beneath(kind: type[Beside], component: Component) -> tuple[Beside, dict[str, Any]]:
