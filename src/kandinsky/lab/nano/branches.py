@@ -34,6 +34,7 @@ from kandinsky.model.given import Control, Given, Reference
 from kandinsky.model.values import Video
 from kandinsky.weights.branch_files import CONTROL, REFERENCE
 
+SHOWN = 3  # cases of a group on the sheet
 NEAR = 2  # pixels by which an edge may be off
 SCENES = ({"scale": "small"}, {"position": "left"}, {"position": "right"}, {"scale": "large"})
 
@@ -197,11 +198,22 @@ def judge_branches(
                     on_batch(done, total)
             made.append(clips)
         figures[name] = _figures(cases, made, candidates.get(name))
-        shown += [_row(*one) for one in zip(cases[:6], made[0], made[1], strict=False)]
+        shown += [_row(*one) for one in zip(cases[:SHOWN], made[0], made[1], strict=False)]
     if sheet is not None:
-        joined = np.concatenate([np.concatenate(row, axis=1) for row in shown])
-        Image.fromarray(joined).quantize(256).save(sheet, optimize=True)
+        _write_sheet(shown, sheet)
     return figures
+
+
+def _write_sheet(rows: Sequence[Sequence[np.ndarray]], path: Path) -> None:
+    """Rows of frames in two columns, the first half of them on the left."""
+    half, blank = -(-len(rows) // 2), [np.full_like(one, 255) for one in rows[0]]
+    right = [*rows[half:], *[blank] * (2 * half - len(rows))]
+    wide = [np.concatenate([*a, *b], axis=1) for a, b in zip(rows[:half], right, strict=True)]
+    image = Image.fromarray(np.concatenate(wide))
+    if path.suffix == ".webp":
+        image.save(path, quality=75, method=6)
+    else:
+        image.quantize(256).save(path, optimize=True)
 
 
 def _given(case: Case, kind: str, files: Sequence[str]) -> Given:
