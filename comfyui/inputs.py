@@ -21,6 +21,7 @@ UNSET = -1
 FREE = ("attention", "cache", "quantize")  # words that take options: a text, not a menu
 LONG = ("negative_prompt",)
 WIRED = ("expanded_prompt",)  # comes from another node
+SIZES = ("upscale",)  # a number or a size: a text
 MASKS = ("mask",)
 # What differs at this door from what the fields say of themselves.
 HERE = {
@@ -83,7 +84,7 @@ def _input(field: dataclasses.Field[Any], hint: Any) -> Any:
         if hint is bool:
             return io.Boolean.Input(name, default=bool(field.default), **told)
         return io.Combo.Input(name, options=[DEFAULT, *WORDS[name]], default=DEFAULT, **told)
-    if int in kinds or float in kinds:
+    if (int in kinds or float in kinds) and name not in SIZES:
         told["tooltip"] = f"{about} {UNSET} leaves it to the model."
         if int in kinds:
             return io.Int.Input(name, default=UNSET, min=UNSET, max=10_000, **told)

@@ -29,6 +29,7 @@ OWN = "kandinsky"  # our kind of ComfyUI's model folders
 # ComfyUI's kinds of folders that hold a network, by its name in a card
 KINDS = {"dit": "diffusion_models", "interpolation": "diffusion_models", "vae": "vae", "image_vae": "vae"}
 ENCODERS = "text_encoders"
+BRANCHES = ("controlnet", "ipadapter")  # kinds of folders that hold control and reference branches
 MARKS = ("card.toml", "model_index.json")  # files of a folder that is a model
 TRUST = "KANDINSKY_TRUST_REMOTE_CODE"
 MOST_KEPT = 3  # models that stay loaded where nothing else asks for their memory
@@ -172,6 +173,21 @@ def file_in(kind: str, name: str, host: Host) -> Path:
     raise RequestError(f"`{name}` is not in ComfyUI's folder `{kind}`: choose one of the list, or put it there")
 
 
+def branch_names(host: Host) -> list[str]:
+    """Files that may hold a branch, in all of ComfyUI's folders of such, sorted."""
+    return sorted({name for kind in BRANCHES for name in file_names(kind, host)})
+
+
+def branch_in(name: str, host: Host) -> Path:
+    """The file of a name that ``branch_names`` lists.
+
+    Raises:
+        RequestError: There is none.
+    """
+    kind = next((one for one in BRANCHES if name in file_names(one, host)), BRANCHES[0])
+    return file_in(kind, name, host)
+
+
 def _own_folders(host: Host) -> Iterator[tuple[str, Path]]:
     for kind in (OWN, "diffusers"):
         for folder in host.folders(kind):
@@ -235,8 +251,8 @@ class Kept:
         """
         import torch
 
-        key, shape = chosen.key, job.shape
-        pixels = shape.frames * shape.height * shape.width
+        key, size = chosen.key, job.upscale or job.shape
+        pixels = job.shape.frames * size.height * size.width
         if key in self._loaded and chosen.options.offload is None and pixels > self._loaded[key].pixels:
             self.drop(key)  # it may not fit where it is
         loaded = self._loaded.pop(key, None)

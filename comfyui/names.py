@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 CATEGORY = "Kandinsky"
-# The sockets of our own: a model, and how it runs; and what is known of a result
-MODEL, KNOWN = "KANDINSKY_MODEL", "KANDINSKY_CONDITIONS"
+# The sockets of our own: a model, and how it runs; what is known of a result; prompts for parts of it
+MODEL, KNOWN, PROMPTS = "KANDINSKY_MODEL", "KANDINSKY_CONDITIONS", "KANDINSKY_PROMPTS"
 PREFIX = "Kandinsky"
 # id without the prefix → name in menus
 TITLES = {
@@ -13,8 +13,12 @@ TITLES = {
     "ExpandPrompt": "Kandinsky Expand Prompt",
     "KnownFrames": "Kandinsky Known Frames",
     "SourceClip": "Kandinsky Source Clip",
+    "Control": "Kandinsky Control",
+    "Reference": "Kandinsky Reference",
+    "PromptAt": "Kandinsky Prompt At",
     "Generate": "Kandinsky Generate",
     "Edit": "Kandinsky Edit",
+    "Upscale": "Kandinsky Upscale",
     "Sound": "Kandinsky Sound",
     "Interpolate": "Kandinsky Interpolate",
     "Decode": "Kandinsky Decode",

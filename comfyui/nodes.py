@@ -9,20 +9,22 @@ from comfy_api.latest import ComfyExtension, io
 from kandinsky.engine.interpolation import FACTORS, Raise
 from kandinsky.engine.options import PlanOptions, RunOptions
 from kandinsky.errors import KandinskyError, RequestError
-from kandinsky.model.given import Frames, Source
-from kandinsky.model.values import Request
+from kandinsky.model.given import Control, Frames, Reference, Source
+from kandinsky.model.timeline import PromptAt
+from kandinsky.model.values import Request, Video
 
 from . import remote, running
 from .host import ComfyUI, clip_of, plain, show_text, video_in, video_of
 from .inputs import DEFAULT, given, images_of, inputs_of
-from .models import Chosen, Kept, choose, explained, file_in, file_names, model_names
-from .names import CATEGORY, KNOWN, MODEL, NODES
+from .models import Chosen, Kept, branch_in, branch_names, choose, explained, file_in, file_names, model_names
+from .names import CATEGORY, KNOWN, MODEL, NODES, PROMPTS
 from .tensors import audio_of, frames_of, image_of, latent_of, latents_of, mask_of, masks_of, one_frame
 
 HOST = ComfyUI()
 KEPT = Kept(HOST)
 Model = io.Custom(MODEL)
 Known = io.Custom(KNOWN)
+Prompts = io.Custom(PROMPTS)
 
 # Fields that a node shows; what is true of them stands with them, in the library.
 RUN = ("device", "dtype", "offload", "attention", "quantize", "tiling", "text_cache")
@@ -30,7 +32,10 @@ SAMPLING = ("negative_prompt", "steps", "guidance", "shift", "seed", "cache", "e
 FRAMES = tuple(
     images_of(Request, besides=("image", "control", "reference"))
 )  # further known frames, for models that take them
+LARGER = ("upscale", "upscale_strength")
+OF_TIME = ("fade", "overlap", "loop")
 CLIPS = (*SAMPLING, *FRAMES, "resample", "seconds", "fps", "motion", "image_guidance", "interpolation_guidance")
+ENLARGED = ("negative_prompt", "overlap", "steps", "guidance", "shift", "seed", *LARGER)
 CHANGES = ("strength", "mask", "mask_grow", "span", "place", "source_prompt")
 EDITS = (*SAMPLING, "mask", "mask_grow")
 SOUNDS = ("negative_prompt", "seconds", "steps", "guidance", "seed")
@@ -54,6 +59,35 @@ def _prompt(about: str, **more: Any) -> Any:
 
 def _known(about: str) -> Any:
     return Known.Input("conditions", optional=True, tooltip=about)
+
+
+def _later() -> Any:
+    return Prompts.Input("prompt_at", optional=True, tooltip="Prompts for parts of the clip, from Kandinsky Prompt At.")
+
+
+def _branch_inputs() -> list[Any]:
+    """Which branch, and how much of it."""
+    about = "File of the branch, in ComfyUI's folder controlnet or ipadapter. The default is the model's own."
+    named = "For Kandinsky Remote: the branch's name on the server. Empty sends the name of the file."
+    share = "Share of the steps at which it works, START:STOP from 0 to 1, such as 0:0.6. Empty takes all."
+    return [
+        io.Combo.Input("branch", options=[DEFAULT, *branch_names(HOST)], default=DEFAULT, tooltip=about, optional=True),
+        io.String.Input("branch_there", default="", optional=True, tooltip=named),
+        io.Float.Input("strength", default=1.0, min=0.0, max=4.0, step=0.05, optional=True,
+                       tooltip="How much of it: 1 as trained, 0 is off."),
+        io.String.Input("steps", default="", optional=True, tooltip=share),
+    ]  # fmt: skip
+
+
+def _branch(branch: str, there: str) -> Any:
+    """The branch that a node names: a file of this machine, or a name that only a server knows."""
+    if there.strip():
+        return there.strip()
+    return None if branch == DEFAULT else branch_in(branch, HOST)
+
+
+def _branch_changed(branch: str) -> Any:
+    return None if branch == DEFAULT else branch_in(branch, HOST).stat().st_mtime_ns
 
 
 def _clip_inputs() -> list[Any]:
@@ -241,6 +275,97 @@ def _height_and_width(clip: Any) -> tuple[int, int]:
     return height, width
 
 
+class KandinskyControl(io.ComfyNode):  # type: ignore[misc]
+    @classmethod
+    def define_schema(cls) -> Any:
+        return _schema(
+            "KandinskyControl",
+            "A clip or an image that the result follows frame by frame, through a control branch (as a ControlNet): "
+            "edges are found in it; depth, pose and the like are given as clips.",
+            [
+                *_clip_inputs(),
+                *_branch_inputs(),
+                io.String.Input("signal", default="", optional=True, placeholder="edges",
+                                tooltip="What the branch is shown, such as edges or depth. Empty is the branch's own."),
+                io.Boolean.Input("is_map", default=False, optional=True,
+                                 tooltip="Whether the clip shows the signal already, so that nothing is found in it."),
+                _known("What else is known, from a node of conditions."),
+            ],
+            [Known.Output("known", display_name="conditions")],
+        )  # fmt: skip
+
+    @classmethod
+    def fingerprint_inputs(cls, branch: str = DEFAULT, **others: Any) -> Any:
+        return _branch_changed(branch)
+
+    @classmethod
+    def execute(
+        cls, video: Any = None, images: Any = None, cut: str = "", branch: str = DEFAULT, branch_there: str = "",
+        strength: float = 1.0, steps: str = "", signal: str = "", is_map: bool = False, conditions: Any = (),
+    ) -> Any:  # fmt: skip
+        with explained():
+            control = Control(
+                _clip(video, images), branch=_branch(branch, branch_there), signal=signal.strip() or None,
+                is_map=is_map, strength=strength, steps=steps.strip() or None, cut=cut.strip() or None,
+            )  # fmt: skip
+        return io.NodeOutput((*(conditions or ()), control))
+
+
+class KandinskyReference(io.ComfyNode):  # type: ignore[misc]
+    @classmethod
+    def define_schema(cls) -> Any:
+        return _schema(
+            "KandinskyReference",
+            "An image whose subject the result shows, through a reference branch (as an IP-Adapter).",
+            [
+                io.Image.Input("image", tooltip="The image of the subject."),
+                *_branch_inputs(),
+                _known("What else is known, from a node of conditions."),
+            ],
+            [Known.Output("known", display_name="conditions")],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, branch: str = DEFAULT, **others: Any) -> Any:
+        return _branch_changed(branch)
+
+    @classmethod
+    def execute(
+        cls, image: Any, branch: str = DEFAULT, branch_there: str = "", strength: float = 1.0, steps: str = "",
+        conditions: Any = (),
+    ) -> Any:  # fmt: skip
+        with explained():
+            shown = Reference(
+                one_frame(image, "image"), branch=_branch(branch, branch_there), strength=strength,
+                steps=steps.strip() or None,
+            )  # fmt: skip
+        return io.NodeOutput((*(conditions or ()), shown))
+
+
+class KandinskyPromptAt(io.ComfyNode):  # type: ignore[misc]
+    @classmethod
+    def define_schema(cls) -> Any:
+        return _schema(
+            "KandinskyPromptAt",
+            "Another prompt from a second on, or between two. Several are chained; the clip's own prompt holds "
+            "elsewhere.",
+            [
+                _prompt("What the clip shows there."),
+                io.Float.Input("at", default=1.0, min=0.0, max=3600.0, step=0.1, tooltip="The second it begins at."),
+                io.Float.Input("until", default=-1.0, min=-1.0, max=3600.0, step=0.1, optional=True,
+                               tooltip="The second it ends at. -1 holds until the next one begins."),
+                Prompts.Input("prompt_at", optional=True, tooltip="Other prompts, from a node of this kind."),
+            ],
+            [Prompts.Output("prompts", display_name="prompt_at")],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, prompt: str, at: float, until: float = -1.0, prompt_at: Any = ()) -> Any:
+        with explained():
+            later = PromptAt(prompt.strip(), at, None if until < 0 else until)
+        return io.NodeOutput((*(prompt_at or ()), later))
+
+
 class KandinskyGenerate(io.ComfyNode):  # type: ignore[misc]
     @classmethod
     def define_schema(cls) -> Any:
@@ -252,9 +377,11 @@ class KandinskyGenerate(io.ComfyNode):  # type: ignore[misc]
                 _model(),
                 _prompt("What to show."),
                 io.Image.Input("image", optional=True, tooltip="First frame, for models that start from one."),
-                _known("From Kandinsky Known Frames and Kandinsky Source Clip."),
+                _known("From Kandinsky Known Frames, Source Clip, Control and Reference."),
+                _later(),
                 _size(),
                 *inputs_of(Request, only=CLIPS),
+                *inputs_of(Request, only=(*OF_TIME, *LARGER)),  # last: saved workflows know widgets by their place
             ],
             [
                 io.Video.Output("video"),
@@ -268,8 +395,8 @@ class KandinskyGenerate(io.ComfyNode):  # type: ignore[misc]
     def execute(cls, model: Chosen, prompt: str, **values: Any) -> Any:
         with explained():
             made = running.generated(model, prompt, _values(values), KEPT)
-        video = made.video
-        latent = {"samples": latent_of(made.latents_BTHWC), "kandinsky": plain(video.recipe)}
+        video, latents = made.video, made.latents_BTHWC
+        latent = None if latents is None else {"samples": latent_of(latents), "kandinsky": plain(video.recipe)}
         return io.NodeOutput(video_of(video), image_of(video.frames_THWC), latent, video.seed)
 
 
@@ -297,8 +424,41 @@ class KandinskyEdit(io.ComfyNode):  # type: ignore[misc]
     def execute(cls, model: Chosen, image: Any, prompt: str, **values: Any) -> Any:
         with explained():
             made = running.generated(model, prompt, _values({**values, "image": image}), KEPT)
+        assert made.latents_BTHWC is not None
         latent = {"samples": latent_of(made.latents_BTHWC), "kandinsky": plain(made.video.recipe)}
         return io.NodeOutput(image_of(made.video.frames_THWC), latent, made.video.seed)
+
+
+class KandinskyUpscale(io.ComfyNode):  # type: ignore[misc]
+    @classmethod
+    def define_schema(cls) -> Any:
+        clip, images, _ = _clip_inputs()
+        return _schema(
+            "KandinskyUpscale",
+            "Makes a clip larger in a second stage by a model of clips: it is scaled, and what is lost is generated "
+            "anew in tiles, as the prompt says.",
+            [
+                _model(),
+                clip,
+                images,
+                _prompt("What the clip shows."),
+                *inputs_of(Request, only=ENLARGED),
+            ],
+            [
+                io.Video.Output("larger", display_name="video"),
+                io.Image.Output("frames", display_name="images"),
+                io.Int.Output("used_seed", display_name="seed"),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, model: Chosen, prompt: str, video: Any = None, images: Any = None, **values: Any) -> Any:
+        with explained():
+            clip = _clip(video, images)
+            if images is not None:
+                clip = Video(clip, model.source.card.clip.fps)
+            made = running.generated(model, prompt, {"upscale": "2", **_values(values), "video": clip}, KEPT).video
+        return io.NodeOutput(video_of(made), image_of(made.frames_THWC), made.seed)
 
 
 class KandinskySound(io.ComfyNode):  # type: ignore[misc]
@@ -369,8 +529,13 @@ class KandinskyDecode(io.ComfyNode):  # type: ignore[misc]
         )
 
     @classmethod
-    def execute(cls, model: Chosen, latent: dict[str, Any]) -> Any:
+    def execute(cls, model: Chosen, latent: dict[str, Any] | None) -> Any:
         with explained():
+            if latent is None:
+                raise RequestError(
+                    "no single latent holds this clip, which was made in windows or made larger: take the images of "
+                    "Kandinsky Generate"
+                )
             made = running.decoded(model, latents_of(latent["samples"]), latent.get("kandinsky"), KEPT)
         return io.NodeOutput(video_of(made), image_of(made.frames_THWC))
 
@@ -387,6 +552,7 @@ class KandinskyPlan(io.ComfyNode):  # type: ignore[misc]
                 *inputs_of(Request, only=PLANS),
                 io.String.Input("memory", default="", placeholder="12GB", optional=True,
                                 tooltip=f"{_about(PlanOptions, 'memory')} Empty plans for this machine."),
+                *inputs_of(Request, only=LARGER),
             ],
             [io.String.Output("plan")],
             hidden=[io.Hidden.unique_id],
@@ -412,9 +578,17 @@ class KandinskyRemote(io.ComfyNode):  # type: ignore[misc]
                 io.String.Input("model", default="nano-t2v", tooltip="A model of the server, by its id."),
                 _prompt("What to show."),
                 io.Image.Input("image", optional=True, tooltip="First frame, or the image to edit."),
-                _known("From Kandinsky Known Frames and Kandinsky Source Clip; clips are sent as mp4."),
+                _known("From Kandinsky Known Frames, Source Clip, Control and Reference; clips are sent as mp4."),
+                _later(),
+                io.Video.Input(
+                    "larger",
+                    display_name="video",
+                    optional=True,
+                    tooltip="With upscale: a clip that is made larger as it is; sent as mp4.",
+                ),
                 _size(),
                 *inputs_of(Request, only=CLIPS),
+                *inputs_of(Request, only=(*OF_TIME, *LARGER)),  # last: saved workflows know widgets by their place
             ],
             [
                 io.Video.Output("video"),
@@ -427,7 +601,8 @@ class KandinskyRemote(io.ComfyNode):  # type: ignore[misc]
     @classmethod
     def execute(cls, server: str, model: str, prompt: str, **values: Any) -> Any:
         with explained():
-            told = _values(values)
+            clip = values.pop("larger", None)
+            told = _values(values) | ({} if clip is None else {"video": clip_of(clip)})
             images = {name: told.pop(name) for name in ("image", *FRAMES) if name in told}
             made = remote.generate(server, model, prompt, told, images, HOST)
         video = video_in(made.data) if not made.is_image else video_of(remote.still(made.data))
@@ -444,8 +619,8 @@ class Kandinsky(ComfyExtension):  # type: ignore[misc]
     async def get_node_list(self) -> list[type]:
         return [
             KandinskyLoad, KandinskyLoRA, KandinskyExpandPrompt, KandinskyKnownFrames, KandinskySourceClip,
-            KandinskyGenerate, KandinskyEdit, KandinskySound, KandinskyInterpolate, KandinskyDecode, KandinskyPlan,
-            KandinskyRemote,
+            KandinskyControl, KandinskyReference, KandinskyPromptAt, KandinskyGenerate, KandinskyEdit,
+            KandinskyUpscale, KandinskySound, KandinskyInterpolate, KandinskyDecode, KandinskyPlan, KandinskyRemote,
         ]  # fmt: skip
 
 

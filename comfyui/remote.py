@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 from kandinsky.client import ApiError, Client, Event, Job, JobFailed
 from kandinsky.client.calls import ADDRESS, URL, VARIABLE, address
 from kandinsky.errors import Cancelled, KandinskyError, RequestError
-from kandinsky.model.given import Frames, Source
+from kandinsky.model.given import KINDS, Given
 
 from .running import POLL_S
 
@@ -83,8 +83,13 @@ def generate(
     """
     is_still = values.get("seconds") == STILL
     known = values.get("conditions", ())
-    plain = {name: value for name, value in values.items() if name != "conditions"}
+    clip = values.get("video")
+    plain = {name: value for name, value in values.items() if name not in ("conditions", "video")}
     asked: dict[str, Any] = {"model": model, **plain, **{name: _png(pixels) for name, pixels in images.items()}}
+    if clip is not None:
+        asked["video"] = _file(clip.frames_THWC, clip.fps)
+    if not asked.get("loop"):  # what images know nothing of
+        asked.pop("loop", None)
     if is_still:
         del asked["seconds"]
     where = checked(server)
@@ -215,8 +220,8 @@ def _png(pixels: np.ndarray) -> bytes:
     return held.getvalue()
 
 
-def _sent(one: Frames | Source, fps: float = 1.0) -> dict[str, Any]:
-    """A condition as the client sends it: images as PNG, clips as mp4, which costs them a little.
+def _sent(one: Given, fps: float = 1.0) -> dict[str, Any]:
+    """A condition as the client sends it: images as PNG, clips as mp4, which costs them a little; branches by name.
 
     Args:
         one: The condition, with what it holds in memory.
@@ -225,7 +230,11 @@ def _sent(one: Frames | Source, fps: float = 1.0) -> dict[str, Any]:
     values = {field.name: value for field in fields(one) if (value := getattr(one, field.name)) is not None}
     clip = values.pop("data")
     rate = float(getattr(clip, "fps", fps))
-    values["frames" if isinstance(one, Frames) else "source"] = _file(getattr(clip, "frames_THWC", clip), rate)
+    kind = next(name for name, kind in KINDS.items() if isinstance(one, kind))
+    frames = getattr(clip, "frames_THWC", clip)
+    values[kind] = _file(frames, rate) if frames.ndim == 4 else _png(frames)
+    if "branch" in values:  # the server's file of that name
+        values["branch"] = Path(values["branch"]).name.removesuffix(".safetensors")
     if "mask" in values:
         mask = values["mask"]
         values["mask"] = _file(mask, rate) if mask.ndim == 4 else _png(mask.astype("uint8") * 255)

@@ -15,6 +15,7 @@ from kandinsky.engine.request import Job, parse_size, resolve
 from kandinsky.errors import Cancelled, RequestError
 from kandinsky.model.denoiser import VIDEO
 from kandinsky.model.values import Request, Soundtrack, Video, VideoStream
+from kandinsky.runtime.devices import host_memory
 
 from .models import Chosen, Host, Kept
 
@@ -24,15 +25,16 @@ if TYPE_CHECKING:
     from kandinsky.engine.pipeline import GenerationPipeline, VideoToAudioPipeline
     from kandinsky.engine.preview import OnStep, Preview
 
+HELD = 3 * (4 + 1 + 1)  # bytes of a pixel: ComfyUI's floats, and our frames while they are put together
 POLL_S = 0.05  # how often an interrupt is looked for while a step runs
 
 
 @dataclass(frozen=True)
 class Generated:
-    """A clip or an image, and its latents [1, T, H, W, C]."""
+    """A clip or an image, and its latents [1, T, H, W, C]; None of one that no single latent holds."""
 
     video: Video
-    latents_BTHWC: Tensor
+    latents_BTHWC: Tensor | None
 
 
 def asked(chosen: Chosen, prompt: str, values: Mapping[str, Any]) -> Job:
@@ -52,7 +54,7 @@ def asked(chosen: Chosen, prompt: str, values: Mapping[str, Any]) -> Job:
     given = dict(values)
     if size := given.pop("size", None):
         given["width"], given["height"] = parse_size(size)
-    card = chosen.source.card.of_whole_clips()  # the node's latent is that of the whole clip
+    card = chosen.source.card
     return resolve(Request(card.id, prompt, **given), card)
 
 
@@ -75,11 +77,32 @@ def generated(chosen: Chosen, prompt: str, values: Mapping[str, Any], kept: Kept
     if chosen.source.card.does.makes == "sound":
         raise RequestError(f"`{chosen.source.name}` makes sound: use the node Kandinsky Sound, or load another model")
     job = asked(chosen, prompt, values)
+    in_turns = job.long is not None or job.upscale is not None  # networks run while frames are consumed
+    if in_turns:
+        check_held(job)
+    show = on_step(kept.host)
     with kept.pipe(chosen, job) as pipe, watched(pipe, kept.host):
-        made = pipe.drive(pipe.engine.latents([job]), on_step(kept.host))
+        made = pipe.drive(pipe.engine.latents([job], tell=lambda event: pipe.heard(event, show)), show)
         (stream,) = pipe.engine.results(made)
         assert isinstance(stream, VideoStream)
+        if in_turns:
+            return Generated(stream.gather(), None)
         return Generated(gathered(stream, pipe, kept.host), made.latents[VIDEO])
+
+
+def check_held(job: Job) -> None:
+    """Refuse a clip that this machine's memory would not hold, as ComfyUI holds it: whole, and as floating point.
+
+    Raises:
+        RequestError: It is too long, or too large.
+    """
+    size, memory = job.upscale or job.shape, host_memory()
+    needed = job.shape.frames * size.height * size.width * HELD
+    if memory is not None and needed > memory[0]:
+        raise RequestError(
+            f"{job.seconds:.4g} s of {size.width}x{size.height} are {needed / 1e9:.1f} GB, which ComfyUI holds as a "
+            f"whole, and {memory[0] / 1e9:.1f} GB are free: ask for less, or let `kandinsky generate` write the file"
+        )
 
 
 def decoded(chosen: Chosen, latents_BTHWC: Tensor, recipe: Mapping[str, Any] | None, kept: Kept) -> Video:

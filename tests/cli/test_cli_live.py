@@ -7,15 +7,25 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 
 import kandinsky
 from kandinsky.engine import timeline
 from kandinsky.errors import RequestError
+from kandinsky.lab.nano.measure import background_colour
+from kandinsky.lab.nano.measure_world import stands
 from kandinsky.model.values import Video
 
+BLUE, PINK = 5, 7  # of captions.COLOURS
 Call = Callable[..., "Done"]  # noqa: F821
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files are written in a folder of the test."""
+    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture
@@ -40,9 +50,11 @@ def test_a_stream_becomes_raw_video(live: str, call: Call, monkeypatch: pytest.M
     assert done.code == 0 and done.out.strip() == "x.y4m", done.err
     data = Path("x.y4m").read_bytes()
     assert data.startswith(b"YUV4MPEG2 W64 H64 F24:1") and data.count(b"FRAME\n") == 10
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\na panda\n")))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\n\xff\xfe a cat\na panda\n"), encoding="utf-8"))
+    Path("y.y4m").write_bytes(b"a file of before")
     done = call("live", "-", "-m", live, "--seconds", "0.4", "--seed", "3", "--device", "cpu", "-o", "y.y4m", "-q")
-    assert done.code == 0 and Path("y.y4m").read_bytes() == data and not done.err
+    assert done.code == 0 and Path("y.y4m").read_bytes() == data
+    assert done.err.splitlines() == [r"`\udcff\udcfe a cat` is not valid UTF-8: it is left out"], done.err
     assert set(call("live", "--list").out.split()) == {live, "nano-live", "nano-world"}
 
 
@@ -68,6 +80,34 @@ def test_a_world_is_played_by_a_script(call: Call) -> None:
     frame = len(Path("x.y4m").read_bytes()) // 9
     assert Path("x.y4m").read_bytes()[: 5 * frame - 200] == Path("y.y4m").read_bytes()[: 5 * frame - 200]
     assert Path("x.y4m").read_bytes() != Path("y.y4m").read_bytes()
+
+
+def shown(file: str) -> list[np.ndarray]:
+    with av.open(file) as container:
+        return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+
+
+def test_another_prompt_while_a_world_is_played(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ("-m", "nano-world", "--seed", "3", "--device", "cpu", "-q")
+    later = ("--prompt-at", "0.7s a frog on a pink background")  # from the fourth chunk on, of frame 9
+    told = ("stay right right stay stay", "stay right right stay left")
+    for name, prompts, play in (("x", later, told[0]), ("y", later, told[1]), ("z", (), told[0])):
+        done = call("live", "a panda on a blue background", *words, *prompts, "--play", play, "-o", f"{name}.y4m")
+        assert done.code == 0, done.err
+    clips = {name: shown(f"{name}.y4m") for name in "xyz"}
+    assert np.array_equal(clips["x"][:13], clips["y"][:13]) and np.array_equal(clips["x"][:9], clips["z"][:9])
+    frog, moved, panda = (stands(clips[name][-1]) for name in "xyz")
+    assert background_colour(np.stack(clips["x"][-2:])) == PINK and background_colour(np.stack(clips["z"][-2:])) == BLUE
+    assert frog.x > 0.2 < panda.x, (frog, panda)  # it is where the panda was led
+    assert moved.x < frog.x - 0.05  # and can be led on
+    # typed: lines of actions are done, others are prompts
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a panda\nstay right jump\n")))
+    done = call("live", "-", *words, "--seconds", "0.75", "-o", "typed.y4m")
+    assert done.code == 0, done.err
+    assert call("live", "a panda", *words, "--play", "stay right jump", "-o", "played.y4m").code == 0
+    assert Path("typed.y4m").read_bytes() == Path("played.y4m").read_bytes()
+    done = call("live", "a panda", *words, "--seconds", "1", "--prompt-at", "2s a cat", "-o", "x.y4m")
+    assert done.code == 2 and "at 2 s" in done.err and len(done.err.splitlines()) <= 2, done.err
 
 
 def saved(model: str, **changed: Any) -> Path:
@@ -142,3 +182,12 @@ def test_what_cannot_be_is_refused_in_a_line(
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"")))
     done = call("live", *args)
     assert done.code == 2 and words in done.err, done.err
+
+
+def test_what_is_refused_late_leaves_files_as_they_were(live: str, call: Call) -> None:
+    """The seed is looked at after the file was found to be writable."""
+    Path("old.y4m").write_bytes(b"a file of before")
+    for name in ("old.y4m", "new.y4m"):
+        done = call("live", "a panda", "-m", live, "--seconds", "0.4", "--steps", "0", "--device", "cpu", "-o", name)
+        assert done.code == 2 and len(done.err.splitlines()) <= 3, done.err
+    assert Path("old.y4m").read_bytes() == b"a file of before" and not Path("new.y4m").exists()

@@ -35,14 +35,9 @@ NOT_SHOWN = {
     "width": "part of size",
     "height": "part of size",
     "backends": "a workflow is not of one machine",
-    **dict.fromkeys(("upscale", "upscale_strength"), "ComfyUI would hold the larger clip whole in memory"),
     "states": "a path in a workflow, which may be somebody else's",
     **dict.fromkeys(
-        ("prompt_at", "fade", "overlap", "loop"), "of long clips, which ComfyUI would hold whole in memory"
-    ),
-    **dict.fromkeys(
-        ("control", "control_strength", "control_steps", "reference", "reference_strength", "branch"),
-        "of branches, which have no node yet",
+        ("control", "control_strength", "control_steps", "reference", "reference_strength"), "nodes of their own"
     ),
 }
 
@@ -79,7 +74,7 @@ def test_ids_of_inputs_and_outputs_do_not_collide(schemas: dict[str, stub_api.Sc
 def test_sockets_of_our_own_are_models_and_conditions(schemas: dict[str, stub_api.Schema]) -> None:
     standard = {"IMAGE", "VIDEO", "AUDIO", "LATENT", "MASK", *stub_api.ALLOWED}
     used = {one.io_type for schema in schemas.values() for one in (*schema.inputs, *schema.outputs)}
-    assert used - standard == {"KANDINSKY_MODEL", "KANDINSKY_CONDITIONS"}
+    assert used - standard == {"KANDINSKY_MODEL", "KANDINSKY_CONDITIONS", "KANDINSKY_PROMPTS"}
 
 
 def test_options_are_those_of_the_library(schemas: dict[str, stub_api.Schema]) -> None:
@@ -94,7 +89,7 @@ def test_what_is_left_alone_is_left_to_the_model(schemas: dict[str, stub_api.Sch
     given = pack.part("inputs").given
     for node in ("KandinskyGenerate", "KandinskyEdit", "KandinskyPlan"):
         widgets = {one.id: one.told.get("default") for one in schemas[node].inputs if one.optional}
-        assert set(given(widgets)) <= {"seed", "expand"}
+        assert set(given(widgets)) <= {"seed", "expand", "loop"}
     assert given({"seconds": 0.0, "steps": -1, "size": " ", "fps": "default", "expand": False}) == {
         "seconds": 0.0,
         "expand": False,
@@ -161,9 +156,19 @@ def test_examples_ask_for_what_models_can(path: Path) -> None:
         card = catalogue.find(model_of(graph, entry))
         if size := values.pop("size", None):
             values["width"], values["height"] = parse_size(size)
-        job = resolve(Request(card.id, **{**values, "mask_grow": None}), card, needs_image=False)
+        later = prompts_of(graph, entry)
+        job = resolve(Request(card.id, **{**values, "mask_grow": None, "prompt_at": later}), card, needs_image=False)
         takes = card.does.image != "none" and "image" in entry["inputs"]
         assert job.seed == values["seed"] and (takes or "image" not in entry["inputs"])
+
+
+def prompts_of(graph: dict[str, Any], entry: dict[str, Any]) -> list[tuple[str, float]]:
+    """The prompts by time that a node is given, through the chain of nodes that say them."""
+    wire = entry["inputs"].get("prompt_at")
+    if wire is None:
+        return []
+    inputs = graph[wire[0]]["inputs"]
+    return [*prompts_of(graph, graph[wire[0]]), (inputs["prompt"], inputs["at"])]
 
 
 def model_of(graph: dict[str, Any], entry: dict[str, Any]) -> str:

@@ -15,6 +15,7 @@ from comfy_pack import pack
 from comfy_pack.fakes import Host, Interrupted
 from kandinsky.client import ApiError
 from kandinsky.errors import BackendError, RequestError
+from kandinsky.model.values import Video
 from serve.conftest import Server
 
 PROMPT = "панда машет"
@@ -58,6 +59,21 @@ def test_an_image_is_sent_and_zero_seconds_make_one(remote: ModuleType, server: 
     made = asked(remote, server, seconds=0.0, seed=7, steps=1)
     assert made.is_image and server.get(made.id)["object"] == "image"
     assert remote.still(made.data).frames.shape == (1, 96, 96, 3)
+
+
+def test_prompts_by_time_and_larger_clips_are_sent(remote: ModuleType, server: Server) -> None:
+    nodes: Any = pack.part("nodes")
+    later = nodes.KandinskyPromptAt.execute(prompt="a cat", at=0.5).args[0]
+    told = {"seconds": 1.0, "steps": 1, "seed": 7, "prompt_at": later, "fade": 0.25, "loop": False, "upscale": "1.5"}
+    made = remote.generate(server.url, "nano-t2v", PROMPT, told, {}, Host())
+    job = server.get(made.id)
+    assert job["size"] == "144x144" and job["request"]["upscale"] == "1.5" and "loop" not in job["request"]
+    assert job["request"]["prompt_at"] == [{"prompt": "a cat", "at": 0.5}] and job["request"]["fade"] == 0.25
+    clip = Video(np.zeros((5, 96, 96, 3), np.uint8), 12.0)
+    made = remote.generate(server.url, "nano-t2v", PROMPT, {"steps": 1, "video": clip, "upscale": "2"}, {}, Host())
+    assert (server.get(made.id)["size"], server.get(made.id)["frames"]) == ("192x192", 5)
+    made = asked(remote, server, seconds=0.0, steps=1, loop=False, upscale="2")
+    assert made.is_image and remote.still(made.data).frames.shape == (1, 192, 192, 3)
 
 
 def test_an_interrupt_cancels_the_job_there(remote: ModuleType, server: Server) -> None:

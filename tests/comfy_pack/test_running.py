@@ -21,9 +21,11 @@ from kandinsky.engine.options import RunOptions
 from kandinsky.errors import Cancelled, RequestError, WeightsError
 from kandinsky.media.recipe import from_text, to_text
 from kandinsky.model.values import Audio, Video
+from kandinsky.train import branch
 from kandinsky.weights.elsewhere import completed, with_transformer
 from kandinsky.weights.locate import missing_parts
 from tiny import catalogue as tiny
+from tiny import family
 
 CPU = RunOptions(device="cpu")
 LITE = "kandinsky5-lite-t2v-sft-5s"
@@ -84,6 +86,111 @@ def test_conditions_are_chained_and_sent() -> None:
     assert sent[2]["mask"][4:8] == b"ftyp" and sent[2]["span"] == "4:9" and "cut" not in sent[2]
     with pytest.raises(Exception, match="either `video` or `images`"):
         nodes.KandinskySourceClip.execute(strength=0.5)
+
+
+def quiet(nodes: ModuleType) -> None:
+    """Have nodes talk to no ComfyUI."""
+    nodes.HOST.progress = lambda done, total, preview: None
+    nodes.HOST.lend = lambda size, release: None
+    nodes.HOST.stop = lambda: None
+    nodes.HOST.is_interrupted = lambda: False
+
+
+def test_prompts_by_time_are_those_of_the_library() -> None:
+    nodes = pack.part("nodes")
+    quiet(nodes)
+    (model,) = nodes.KandinskyLoad.execute("nano-t2v", device="cpu").args
+    first = nodes.KandinskyPromptAt.execute(prompt=" a cat ", at=0.5).args[0]
+    both = nodes.KandinskyPromptAt.execute(prompt="a red heart", at=1.0, until=1.3, prompt_at=first).args[0]
+    values: dict[str, Any] = {"seconds": 2.0, "steps": 2, "seed": 7}
+    video, images, latent, seed = nodes.KandinskyGenerate.execute(
+        model, "a panda", prompt_at=both, fade=0.25, loop=False, overlap=-1.0, **values
+    ).args
+    alone = kandinsky.load("nano-t2v", device="cpu")(
+        "a panda", prompt_at=[("a cat", 0.5), ("a red heart", 1.0, 1.3)], fade=0.25, progress=False, **values
+    )
+    assert np.array_equal(pack.part("tensors").frames_of(images), alone.frames) and seed == 7
+    assert video.recipe["prompt_at"] == alone.recipe["prompt_at"]
+    assert latent is None
+    with pytest.raises(Exception, match="no single latent holds this clip"):
+        nodes.KandinskyDecode.execute(model, latent)
+    with pytest.raises(Exception, match="says nothing"):
+        nodes.KandinskyPromptAt.execute(prompt=" ", at=0.5)
+
+
+def test_a_clip_is_made_larger_at_once_and_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes, tensors = pack.part("nodes"), pack.part("tensors")
+    quiet(nodes)
+    (model,) = nodes.KandinskyLoad.execute("nano-t2v", device="cpu").args
+    own = kandinsky.load("nano-t2v", device="cpu")
+    values: dict[str, Any] = {"seconds": 0.5, "steps": 3, "seed": 7}
+    told: list[tuple[int, int]] = []
+    nodes.HOST.progress = lambda done, total, preview: told.append((done, total))
+    _, images, latent, _ = nodes.KandinskyGenerate.execute(model, "a panda", upscale="1.5", **values).args
+    large = own("a panda", upscale=1.5, progress=False, **values)
+    assert np.array_equal(tensors.frames_of(images), large.frames) and images.shape == (5, 144, 144, 3)
+    assert latent is None and told == sorted(told) and told[-1][0] == told[-1][1] > 3  # steps of both stages
+    # a clip from elsewhere, or images at the model's rate
+    small = own("a panda", progress=False, **values)
+    given: dict[str, Any] = {"prompt": "a panda", "steps": 3, "seed": 9, "upscale_strength": 0.5}
+    video, images, seed = nodes.KandinskyUpscale.execute(
+        model, video=pack.part("host").video_of(small), upscale="144x192", **given
+    ).args
+    again = own("a panda", video=small, steps=3, seed=9, upscale="144x192", upscale_strength=0.5, progress=False)
+    assert np.array_equal(tensors.frames_of(images), again.frames) and images.shape == (5, 192, 144, 3) and seed == 9
+    assert video.recipe["upscale"] == "144x192"
+    images = nodes.KandinskyUpscale.execute(model, images=tensors.image_of(small.frames), upscale=" ", **given).args[1]
+    assert images.shape == (5, 192, 192, 3)
+    # what memory would not hold is refused before anything runs
+    monkeypatch.setattr(pack.part("running"), "host_memory", lambda: (10**6, 10**9))
+    with pytest.raises(Exception, match=r"s of 192x192 are 0\.0 GB, which ComfyUI holds"):
+        nodes.KandinskyGenerate.execute(model, "a panda", upscale="2", **values)
+
+
+def test_branches_are_files_of_comfyui_and_names_of_a_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes, remote = pack.part("nodes"), pack.part("remote")
+    quiet(nodes)
+    files = {kind: written_branch(tmp_path / kind, kind) for kind in ("control", "reference")}
+    folders = {"controlnet": [tmp_path / "control"], "ipadapter": [tmp_path / "reference"]}
+    monkeypatch.setattr(nodes.HOST, "folders", lambda kind: folders.get(kind, []))
+    names = {kind: file.name for kind, file in files.items()}
+    listed = next(one for one in nodes.KandinskyControl.define_schema().inputs if one.id == "branch")
+    assert listed.told["options"] == ["default", *sorted(names.values())]
+    images = torch.from_numpy(np.stack([image(96, 96, 1)] * 13)).float() / 255
+    followed = nodes.KandinskyControl.execute(images=images, branch=names["control"], strength=0.5, steps="0:0.6").args[
+        0
+    ]
+    both = nodes.KandinskyReference.execute(image=images[:1], branch=names["reference"], conditions=followed).args[0]
+    (model,) = nodes.KandinskyLoad.execute("nano-t2v", device="cpu").args
+    values: dict[str, Any] = {"seconds": 1.0, "steps": 2, "seed": 7}
+    plain = nodes.KandinskyGenerate.execute(model, "a panda", **values).args[1]
+    made = nodes.KandinskyGenerate.execute(model, "a panda", conditions=both, **values)
+    alone = kandinsky.load("nano-t2v", device="cpu")("a panda", conditions=list(both), progress=False, **values)
+    assert np.array_equal(pack.part("tensors").frames_of(made.args[1]), alone.frames)
+    assert not torch.equal(made.args[1], plain)  # the branches were there
+    # over HTTP: what they are told as files, themselves by name
+    control, reference = (remote._sent(one, 12.0) for one in both)
+    assert control["control"][4:8] == b"ftyp" and control["branch"] == "control" and control["steps"] == "0:0.6"
+    assert reference["reference"].startswith(b"\x89PNG") and reference["branch"] == "reference"
+    there = nodes.KandinskyReference.execute(image=images[:1], branch="default", branch_there=" subject ").args[0]
+    assert remote._sent(there[0])["branch"] == "subject"
+    with pytest.raises(Exception, match="is not in ComfyUI's folder"):
+        nodes.KandinskyControl.execute(images=images, branch="../other.safetensors")
+    with pytest.raises(Exception, match="from 0 to 4"):
+        nodes.KandinskyControl.execute(images=images, strength=9.0)
+    stamp = nodes.KandinskyControl.fingerprint_inputs(branch=names["control"], strength=1.0)
+    assert stamp == files["control"].stat().st_mtime_ns and nodes.KandinskyControl.fingerprint_inputs() is None
+
+
+def written_branch(folder: Path, kind: Any) -> Path:
+    """A branch beside Nano, with random weights."""
+    settings = branch.BranchSettings(kind=kind, blocks=1, width=16, head_dim=8, dtype="float32")
+    card = cards.find("nano-t2v")
+    module = branch.built(settings, card)
+    family.randomise(module, seed=5, scale=0.3)
+    weights = {f"branch.{name}": tensor for name, tensor in module.state_dict().items()}
+    made = branch.write(weights, settings, card, folder)
+    return made.rename(folder / f"{kind}.safetensors")
 
 
 def test_frames_are_those_of_the_library_with_a_preview_each_step() -> None:

@@ -120,6 +120,15 @@ def test_replaying_by_another_model_is_refused() -> None:
         assert "\n" not in str(caught.value)
 
 
+def test_replaying_with_other_kernels_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    one, other = ({"dtype": "float32", "versions": {"kernels": word}} for word in ("own 2", "torch"))
+    timeline.check_alike(one, one)
+    timeline.check_alike(one, {"dtype": "float32", "versions": {}})
+    assert not caplog.messages
+    timeline.check_alike(one, other)
+    assert "kernels `own 2`, and here they are `torch`" in caplog.text and "KANDINSKY_NATIVE" in caplog.text
+
+
 # -- held and sampled -------------------------------------------------------------------------------------------------
 
 

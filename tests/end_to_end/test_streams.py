@@ -183,6 +183,8 @@ def test_it_is_cancelled_and_refused_in_words(pipes: dict[str, GenerationPipelin
             pipe.stream(prompts, seconds=seconds)  # type: ignore[arg-type]
     with pytest.raises(RequestError, match="is no prompt of a stream"):
         next(pipe.stream(lambda at: ""))
+    with pytest.raises(RequestError, match="is not valid text"):
+        next(pipe.stream(lambda at: "a \udcff cat"))
     with pytest.raises(RequestError, match="cannot be streamed: use an autoregressive model"):
         kandinsky.load("nano-t2v").stream("a cat")
     assert list(pipe.stream(lambda at: None)) == []

@@ -34,8 +34,6 @@ counts: Counter[str] = Counter()
 def told() -> Iterator[None]:
     yield
     print(f"\nhostile files: {dict(counts)}")
-    if counts["tried"] > 1000:  # with fewer, other processes had the other cases
-        assert counts["refused"] > 100 and counts["accepted"] > 100
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +114,7 @@ def check_video(video: object) -> None:
 
 def test_damaged_files_of_every_kind(whole: list[Path], tmp_path: Path) -> None:
     rng = random.Random(20261129)
+    before = counts.copy()
     for source in whole:
         data = source.read_bytes()
         for number in range(MUTATIONS):
@@ -135,6 +134,9 @@ def test_damaged_files_of_every_kind(whole: list[Path], tmp_path: Path) -> None:
             if source.suffix not in (".png", ".jpg", ".tif", ".bmp", ".ppm", ".ico", ".gif", ".webp"):
                 attempt(lambda path=path: audio.read_audio(path), what)
             assert not [one for one in tmp_path.iterdir() if one.name.startswith(".")], what
+    here = counts - before
+    # else what is drawn damages nothing, or everything; measured: 676 and 364
+    assert here["refused"] > 300 and here["accepted"] > 200, here
 
 
 JSON = st.recursive(

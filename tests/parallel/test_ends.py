@@ -93,8 +93,7 @@ def test_a_job_writes_once_and_says_once(tmp_path: Path) -> None:
     options = ("--steps", "1", "--seconds", "0.4", "--guidance", "3", "-o", "out.webp")
     job = torchrun("-m", "kandinsky", "generate", "a panda", *options, folder=tmp_path)
     out, talk = ended(job)
-    # on busy machines gloo's threads now and then abort a process that is over; all below must hold then too
-    assert job.returncode == 0 or "terminate called without an active exception" in talk, talk
+    assert job.returncode == 0, talk
     assert out.split() == ["out.webp"], talk
     assert [path.name for path in tmp_path.iterdir()] == ["out.webp"], talk
     lines = talk.splitlines()

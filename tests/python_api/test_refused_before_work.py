@@ -42,6 +42,14 @@ def test_a_number_of_frames_below_one_is_refused(pipe: GenerationPipeline, frame
         pipe("a panda", num_frames=frames, steps=1)
 
 
+@pytest.mark.parametrize("frames", [2, 3])
+def test_frames_of_a_clip_do_not_become_a_still_unsaid(pipe: GenerationPipeline, frames: int) -> None:
+    with pytest.raises(
+        RequestError, match=rf"`num_frames` is `{frames}`, too few for one step .* still, or 5 and more"
+    ):
+        pipe("a panda", num_frames=frames, steps=1)
+
+
 @pytest.mark.parametrize("name", ["device", "dtype", "offload", "lora", "attention"])
 def test_an_option_of_load_is_said_to_be_one(pipe: GenerationPipeline, name: str) -> None:
     with pytest.raises(RequestError, match=rf"^`{name}` is not taken: it is an option of `kandinsky.load`$"):

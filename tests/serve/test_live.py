@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
+import queue
 import struct
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import av
 import numpy as np
 import psutil
 import pytest
@@ -27,6 +31,8 @@ from kandinsky.jobs import live as live_jobs
 from kandinsky.jobs.live import Prompter
 from kandinsky.jobs.live import Session as LiveSession
 from kandinsky.jobs.sqlite_store import SqliteStore
+from kandinsky.lab.nano.measure import background_colour
+from kandinsky.lab.nano.measure_world import stands
 from kandinsky.media import recipe as recipes
 from serve.conftest import BROWSER, Server, browser
 from serve.test_serve_pages import blocks
@@ -43,6 +49,7 @@ attention = { type = "causal", frames = 2, reach = 1 }
 context_noise = 0.1
 """
 FRAME = struct.Struct("!IId")
+BLUE, PINK = 5, 7  # of captions.COLOURS
 KEY, OTHER = "the-key-of-alice", "the-key-of-bob--"
 PATIENCE_S = 60.0
 
@@ -58,7 +65,10 @@ def cards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def live(tmp_path_factory: pytest.TempPathFactory, cards: Path) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("live")
     (folder / "keys.toml").write_text(f'[alice]\nkey = "{KEY}"\n[bob]\nkey = "{OTHER}"\nrunning = 1\n')
-    models, options = ("nano-t2v", "nano-causal"), ("--keys", str(folder / "keys.toml"), "--live-limit", "3")
+    models, options = (
+        ("nano-t2v", "nano-causal", "nano-world"),
+        ("--keys", str(folder / "keys.toml"), "--live-limit", "3"),
+    )
     with Server(folder, *options, models=models, KANDINSKY_CARDS=str(cards)) as server:
         server.client.headers["authorization"] = f"Bearer {KEY}"
         yield server.wait_ready()
@@ -124,6 +134,7 @@ def test_a_session_shows_switches_saves_and_ends(live: Server, cards: Path, monk
         assert (told["seed"], told["width"], told["height"], told["fps"]) == (5, 96, 96, 12)
         first = seen.until("chunk")
         assert (first["chunk"], first["frame"], first["prompt"]) == (0, 0, "a cat") and first["made_s"] > 0
+        assert first["format"] == "jpeg" and "codec" not in first and "keys" not in first
         seen.until_frames(5)
         numbers = [number for number, *_ in seen.frames]
         assert numbers == list(range(len(numbers))) and seen.frames[4][2] == pytest.approx(4 / 12)
@@ -160,6 +171,43 @@ def test_a_session_shows_switches_saves_and_ends(live: Server, cards: Path, monk
             assert np.abs(np.asarray(Image.open(io.BytesIO(jpeg)), int) - again.frames[place]).mean() < 6
 
 
+def test_another_prompt_while_a_world_is_played(live: Server) -> None:
+    with viewer(live) as seen:
+        seen.say(type="start", model="nano-world", prompt="a panda on a blue background", seed=2)
+        assert seen.until("session")["actions"] == ["stay", "left", "right", "jump", "grow"]
+        seen.say(type="action", action="right")
+        seen.until("chunk", lambda word: word["action"] == "right" and word["chunk"] >= 2)
+        seen.until("chunk", lambda word: word["action"] == "right" and word["chunk"] >= 4)
+        seen.say(type="prompt", prompt="a frog on a pink background", id=1)  # while the key is held
+        applied = seen.until("applied")
+        assert (applied["id"], applied["prompt"]) == (1, "a frog on a pink background")
+        begun = seen.until("chunk", lambda word: word["prompt"] == applied["prompt"])
+        assert (begun["chunk"], begun["action"]) == (applied["chunk"], "right")
+        seen.say(type="action")
+        seen.until("chunk", lambda word: word["chunk"] >= applied["chunk"] + 2)
+
+        def at(chunk: int) -> np.ndarray:
+            while not any(number >= chunk for _, number, *_ in seen.frames):
+                seen.read()
+            jpeg = [jpeg for _, number, _, jpeg in seen.frames if number == chunk][-1]
+            return np.asarray(Image.open(io.BytesIO(jpeg)))
+
+        before, after = at(applied["chunk"] - 1), at(applied["chunk"] + 1)
+        assert background_colour(before[None]) == BLUE and background_colour(after[None]) == PINK
+        assert stands(before).x > 0.2 < stands(after).x  # it is where the one before was led
+        seen.say(type="save", seconds=3)
+        saved = seen.until("saved")
+        seen.say(type="stop")
+        assert seen.rest() == 1000
+    file = live.folder / "world.mp4"
+    file.write_bytes(live.client.get(saved["url"]).content)
+    recipe = recipes.read(file)
+    shows = {(one.prompt, one.action) for _, one in timeline.read(recipe).prompts if isinstance(one, kandinsky.Play)}
+    assert {("a panda on a blue background", "right"), ("a frog on a pink background", "right")} <= shows
+    again = kandinsky.load("nano-world", device="cpu").replay(recipe).gather()
+    assert timeline.digest([again.frames]) == recipe["frames_sha256"]
+
+
 def test_the_example_of_the_guide(live: Server) -> None:
     (code,) = [block for block in blocks("python") if "/v1/live" in block]
     address = '"ws://127.0.0.1:8000/v1/live"'
@@ -190,6 +238,65 @@ def test_a_slow_viewer_gets_the_newest_frames(live: Server) -> None:
         assert seen.rest() == 1000
 
 
+DECODERS = {"h264": ("h264", "avc1.42C0"), "vp9": ("vp9", "vp09.00.10.08")}
+
+
+def decoded(seen: Viewer, name: str, frames: list[tuple[int, int, float, bytes]]) -> list[np.ndarray]:
+    """Frames of a coded stream from a key frame on."""
+    decoder: Any = av.CodecContext.create(name, "r")
+    decoder.thread_count = 1
+    packets = [av.Packet(data) for *_, data in frames]
+    return [one.to_ndarray(format="rgb24") for packet in (*packets, None) for one in decoder.decode(packet)]
+
+
+@pytest.mark.parametrize("format", DECODERS)
+def test_a_coded_stream_shows_the_frames_that_are_saved(live: Server, format: str) -> None:
+    name, codec = DECODERS[format]
+    with viewer(live) as seen:
+        seen.say(type="start", model="nano-causal", prompt="a cat", seed=5, format=[format, "jpeg"])
+        first = seen.until("chunk")
+        assert first["format"] == format and first["codec"].startswith(codec) and first["keys"] == [0]
+        seen.until_frames(13)
+        seen.say(type="save", seconds=1)
+        saved = seen.until("saved")
+        # a slow viewer: what it is sent goes on with a key frame
+        seen.acks = False
+        seen.until_frames(len(seen.frames) + 24)
+        last = seen.frames[-1][0]
+        with pytest.raises(TimeoutError):
+            while True:
+                assert seen.socket.recv(timeout=4.0) is not None
+        seen.acks = True
+        seen.say(type="ack", frame=last)
+        seen.until("chunk", lambda word: word["dropped"] > 0)
+        seen.until_frames(len(seen.frames) + 9)
+        torn = next(place for place, (a, b) in enumerate(itertools.pairwise(seen.frames), 1) if b[0] > a[0] + 1)
+        keys = {number for word in seen.words if word["type"] == "chunk" for number in word["keys"]}
+        assert seen.frames[torn][0] in keys
+        # another format from the next chunk on
+        seen.say(type="format", format="jpeg")
+        seen.until("chunk", lambda word: word["format"] == "jpeg")
+        seen.read()
+        assert seen.frames[-1][3][:2] == b"\xff\xd8"
+        seen.say(type="format", format=format)
+        again = seen.until("chunk", lambda word: word["format"] == format)
+        assert again["keys"][0] == again["frame"]
+        seen.say(type="format", format=format)  # the same: a key frame
+        assert seen.until("chunk", lambda word: bool(word["keys"]))["frame"] > again["frame"]
+        seen.say(type="stop")
+        assert seen.rest() == 1000
+    (live.folder / f"{format}.mp4").write_bytes(live.client.get(saved["url"]).content)
+    recipe = recipes.read(live.folder / f"{format}.mp4")
+    begin, count = recipe["first_frame"], recipe["frames"]
+    with av.open(str(live.folder / f"{format}.mp4")) as container:
+        kept = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    shown = decoded(seen, name, seen.frames[:torn])
+    assert len(shown) == torn and shown[0].shape == (96, 96, 3)
+    near = [np.abs(shown[begin + place].astype(int) - kept[place]).mean() for place in range(count)]
+    assert max(near) < 8, near
+    assert len(decoded(seen, name, seen.frames[torn : torn + 9])) == 9  # by themselves
+
+
 def test_wrong_messages_are_one_clear_line_each(live: Server) -> None:
     with viewer(live) as seen:
 
@@ -216,6 +323,8 @@ def test_wrong_messages_are_one_clear_line_each(live: Server) -> None:
         assert refused('{"type": "save", "seconds": 31}')["param"] == "seconds"
         assert refused('{"type": "prompt", "prompt": ""}')["code"] == "missing"
         assert refused('{"type": "ack"}')["param"] == "frame"
+        assert refused('{"type": "format", "format": "mpeg1"}')["param"] == "format"
+        assert refused('{"type": "format", "format": []}')["param"] == "format"
         seen.until("chunk")  # and it went on
 
 
@@ -251,8 +360,9 @@ def test_sessions_and_jobs_share_the_worker_in_turn(live: Server) -> None:
             third.say(type="start", prompt="a dog")
             assert third.until("error")["error"]["code"] == "too_many_jobs"
         assert seen.rest() == 1013 and seen.words[-1]["reason"] == "limit"  # after three seconds, since one waits
-        # the first chunk may have begun before the worker, busy with its start, read what came meanwhile
-        assert "a star" in [waits.until("chunk")["prompt"] for _ in range(2)]
+        first = waits.until("chunk")
+        assert (first["chunk"], first["frame"], first["prompt"]) == (0, 0, "a star")
+        assert [word["id"] for word in waits.words if word["type"] == "applied"] == [1]
         job = live.create("a panda", model="nano-t2v")
         waits.socket.close()  # who goes away frees the worker
         assert live.wait(job["id"])["status"] == "completed"
@@ -268,6 +378,50 @@ def test_prompts_without_end_are_kept_no_longer_than_a_recipe_can_name_them() ->
         prompter.take(f"{number} " + "я" * 1000, number)
         prompter(number + 2.0)
     assert not prompter.can_be_told and not prompter.timeline
+
+
+def test_what_was_said_while_a_session_waited_is_in_its_first_chunk(tmp_path: Path) -> None:
+    """Also where the worker's thread that hears is late."""
+    told: list[dict[str, Any]] = []
+    heard: queue.Queue[dict[str, Any] | None] = queue.Queue()
+
+    def answer() -> None:
+        for word in early:
+            heard.put(word)
+
+    class Line:
+        def send(self, word: dict[str, Any], data: bytes = b"") -> bool:
+            told.append(word)
+            if word["type"] == "ready":  # the server's answer, late, behind what was said before
+                threading.Timer(0.3, answer).start()
+            return True
+
+        def receive(self) -> dict[str, Any] | None:
+            return heard.get()
+
+    def stream(ask: Callable[[float], Any], **_: Any) -> Iterator[kandinsky.Video]:
+        shows = ask(0.0)
+        yield kandinsky.Video(
+            np.zeros((1, 8, 8, 3), np.uint8),
+            12.0,
+            0,
+            {"chunk": 0, "start": 0.0, "prompt": shows.prompt, "action": shows.action},
+        )
+        heard.put(None)
+
+    roll = SimpleNamespace(actions=("stay", "left"))
+    pipe = SimpleNamespace(
+        card=SimpleNamespace(clip=SimpleNamespace(fps=12.0), roll=roll), stream=stream, cancel=lambda: None
+    )
+    early: list[dict[str, Any]] = [
+        {"type": "action", "action": "left"},
+        {"type": "prompt", "prompt": "a star", "id": 4},
+        {"type": "begin"},
+    ]
+    LiveSession(Line(), pipe, "a panda", {}, store=tmp_path).run()  # type: ignore[arg-type]
+    (chunk,) = [word for word in told if word["type"] == "chunk"]
+    assert (chunk["prompt"], chunk["action"]) == ("a star", "left")
+    assert [word["id"] for word in told if word["type"] == "applied"] == [4]
 
 
 def test_a_clip_that_nobody_hears_of_leaves_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import socket
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -214,7 +215,9 @@ def test_every_prompt_that_begins_is_told() -> None:
     """Whatever number a client gives it: none, the one before again; and if it is the prompt of before."""
     told: list[dict[str, Any]] = []
     prompter = Prompter("a panda", 12.0)
-    session = SimpleNamespace(_prompter=prompter, fps=12.0, line=SimpleNamespace(send=told.append))
+    begin = threading.Event()
+    begin.set()
+    session = SimpleNamespace(_prompter=prompter, _begin=begin, fps=12.0, line=SimpleNamespace(send=told.append))
     asked = (None, ("a cat", 0), None, ("a dog", 0), ("a dog", 5), ("a cat", 5), ("a panda", 5), None)
     for at, new in enumerate(asked):
         if new is not None:
@@ -235,11 +238,38 @@ def test_what_is_typed_before_the_worker_comes_reaches_it(client: TestClient, li
             assert until(seen, "accepted")["id"] == number
         worker = Worker(lives, session)
         assert worker.hear() == {"type": "prompt", "prompt": "a cat", "id": 0}
+        seen.send_json({"type": "prompt", "prompt": "a dog", "id": 3})  # while the worker loads
+        until(seen, "accepted")
+        worker.line.send({"type": "ready"})
+        assert worker.hear() == {"type": "prompt", "prompt": "a dog", "id": 3}
+        assert worker.hear() == {"type": "begin"}  # behind all that was said before the first chunk
         worker.line.send({"type": "applied", "id": 0, "prompt": "a cat", "chunk": 0, "frame": 0})
         assert until(seen, "applied")["id"] == 0
         seen.send_json({"type": "stop"})
         rest(seen)
         worker.line.close()
+
+
+def test_what_builds_on_a_dropped_frame_is_dropped_too() -> None:
+    outbox = live.Outbox(12.0)
+
+    def take(begin: int, *keys: int) -> bool:
+        return outbox.add({"frame": begin, "chunk": begin // 4, "keys": list(keys)}, [b"x"] * 4)
+
+    def waits() -> list[int]:
+        return [frame.number for frame in outbox.frames]
+
+    assert not take(0, 0) and not take(4) and waits() == list(range(8))
+    assert take(8) and not outbox.frames and outbox.dropped == 12  # nothing left that stands by itself: ask for a key
+    assert take(12) and not outbox.frames
+    assert not take(16, 16) and waits() == [16, 17, 18, 19] and outbox.dropped == 16
+    assert not take(20, 22) and not take(24) and waits() == [22, 23, 24, 25, 26, 27]  # from a key on, all of them
+    outbox.frames.clear()  # they were sent
+    assert not take(28) and waits() == [28, 29, 30, 31]
+    # frames that stand by themselves: as many as a chunk has wait
+    for begin in (32, 36, 40):
+        assert not outbox.add({"frame": begin, "chunk": 0}, [b"x"] * 4)
+    assert waits() == list(range(36, 44))
 
 
 # -- limits and faults -------------------------------------------------------------------------------------------------

@@ -112,12 +112,15 @@ def test_auto_takes_it_for_much_work_only(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setitem(attention_module._BACKENDS, "native", attention_module.Backend(spy))
     attention(*made(torch.float32, 1, 255, 256, 1, 64))
+    attention(*made(torch.float32, 1, 511, 3, 1, 64))
     attention(*made(torch.float32, 1, 512, 512, 1, 24))
     every = torch.ones(1, 1, 256, 256, dtype=torch.bool)
     attention(*made(torch.float32, 1, 256, 256, 1, 64), mask=every)
     assert not taken
     attention(*made(torch.float32, 1, 256, 256, 1, 64))
-    assert taken == [256]
+    attention(*made(torch.float32, 1, 512, 3, 1, 64))
+    assert library.told() == f"own {library.VERSION}"
+    assert taken == [256, 512]
 
 
 def test_what_it_cannot_do_is_done_by_another_and_said(caplog: pytest.LogCaptureFixture) -> None:
@@ -140,7 +143,9 @@ def test_without_a_compiler_pytorch_computes(monkeypatch: pytest.MonkeyPatch, ca
     try:
         with caplog.at_level(logging.INFO):
             q, k, v = made(torch.float32, 1, 300, 300, 1, 64)
+            assert library.told() is None, "nobody asked yet"
             found = attention(q, k, v)
+        assert library.told() == "torch"
         assert library.missing()
         assert "native" not in backends("cpu")
         assert sum("PyTorch's own kernels" in message for message in caplog.messages) == 1

@@ -150,8 +150,8 @@ def test_shards_sample_what_one_process_does(tmp_path: Path, data: Path) -> None
         assert done.returncode == 0, done.stderr[-3000:]
     assert losses(tmp_path / "plain") == losses(tmp_path / "sampled")
     run_recipe(recipe(tmp_path / "alone", data, samples=samples))
-    one, two = (
-        read_video(tmp_path / name / "run" / "samples" / "step-00000003-1.mp4").frames_THWC.astype(int)
+    one, two = (  # the sheet: the codec of the clip makes 1 or 2 of what are 4e-4 here
+        np.asarray(Image.open(tmp_path / name / "run" / "samples" / "step-00000003-1.png").convert("RGB")).astype(int)
         for name in ("alone", "sampled")
     )
-    assert abs(one - two).mean() < 2  # sums in another order, with AVX-512 in bfloat16, and the video codec
+    assert one.shape == two.shape and abs(one - two).mean() < 0.01  # sums in another order

@@ -47,6 +47,7 @@ def test_what_was_written_is_added(tmp_path: Path) -> None:
         ({"0.down_RI": (4, 23), "0.up_RO": (4, 40)}, "does not fit the network"),
         ({"0.down_RI": (4, 24), "0.up_RO": (3, 40)}, "does not fit the network"),
         ({"1.down_RI": (4, 24), "1.up_RO": (4, 40)}, "does not fit the network"),
+        ({"0.down_RI": (), "0.up_RO": ()}, "does not fit the network"),
         ({"0.weight": (40, 24)}, "does not fit the network"),
     ],
 )

@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from kandinsky.bench.items import Item, Run, apart, measured
-from kandinsky.bench.record import SMALL_TEXT, changes, facts
+from kandinsky.bench.items import Item, Run, apart
+from kandinsky.bench.record import SMALL_TEXT, changes, facts, written
 from kandinsky.runtime import threads
 
 BUDGET_S = 570.0
@@ -90,22 +90,12 @@ def main(arguments: Sequence[str] | None = None, *, run: Run = apart) -> int:
     parser.add_argument("--only", default="", help="only what has one of these words in its name, commas between")
     parser.add_argument("--seconds", type=float, default=BUDGET_S, help="longest time for everything")
     given = parser.parse_args(arguments)
-    from kandinsky.bench.machine import file_of
     from kandinsky.runtime.devices import check_device
 
     check_device(given.device)
     words = given.only.lower().split(",")
     chosen = [one for one in items(given.device, tiny=given.tiny) if any(word in one.name.lower() for word in words)]
-    path = measured(
-        chosen,
-        lambda machine: file_of(machine, given.folder),
-        lambda: facts(given.device),
-        budget_s=given.seconds,
-        run=run,
-        say=lambda text: print(text, file=sys.stderr, flush=True),  # noqa: T201 - a command
-    )
-    sys.stdout.write(f"{path}\n")
-    return 0
+    return written(chosen, given.folder, lambda: facts(given.device), budget_s=given.seconds, run=run)
 
 
 if __name__ == "__main__":

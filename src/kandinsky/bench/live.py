@@ -26,11 +26,12 @@ from pathlib import Path
 from typing import Any
 
 from kandinsky.bench.serve import percentile, resident, served
+from kandinsky.media.packets import FORMATS, JPEG
 from kandinsky.runtime.speed import at_hand
 
 PROMPTS = ("a panda on a blue background", "a tractor", "a snowman", "a rocket on a black background", "a red heart",
            "a birthday cake", "a robot on a pink background", "a star on a purple background")  # fmt: skip
-HEAD = 16  # bytes before each JPEG
+HEAD = 16  # bytes before each packet
 WITHIN_S = 3.0
 SIDE, SEEDS, STEPS = 16, 3, 8  # of the judge: pixels of what is compared; images of each prompt, and their steps
 
@@ -114,17 +115,20 @@ class Viewer:
 
     Args:
         url: Address of the server.
+        format: How frames are sent.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, format: str = JPEG) -> None:
         self.url = url.replace("http", "ws", 1) + "/v1/live"
+        self.format = format
+        self.sizes: list[int] = []  # of packets, in bytes
         self.first_s: float | None = None
         self.at: list[float] = []  # when each frame had come and was decoded
         self.chunks: list[float] = []
         self.delays: list[float] = []
         self.dropped = 0
-        self.soon: list[tuple[str, bytes]] = []  # prompts, and what was seen some seconds after they were asked for
-        self.settled: dict[int, tuple[str, bytes]] = {}  # by request: what the second chunk ended with
+        self.soon: list[tuple[str, Any]] = []  # prompts, and what was seen some seconds after they were asked for
+        self.settled: dict[int, tuple[str, Any]] = {}  # by request: what the second chunk ended with
         self._sent: dict[int, tuple[float, str]] = {}
         self._judged: dict[int, tuple[float, str]] = {}
         self._applied: dict[int, int] = {}
@@ -138,25 +142,28 @@ class Viewer:
             self._watch(socket, model, seconds, every_s)
 
     def _watch(self, socket: Any, model: str, seconds: float, every_s: float) -> None:
-        from PIL import Image
+        decoded = _decoder(self.format)
 
         def say(**word: Any) -> None:
             socket.send(json.dumps(word))
 
         begun = time.monotonic()
-        say(type="start", model=model, prompt=PROMPTS[0], seed=1)
+        say(type="start", model=model, prompt=PROMPTS[0], seed=1, format=self.format)
         number, due = 0, float("inf")
         while self.first_s is None or time.monotonic() < self.at[0] + seconds:
             told = socket.recv(timeout=600)
             now = time.monotonic()
             if isinstance(told, bytes):
-                Image.open(io.BytesIO(told[HEAD:])).load()
+                frame = decoded(told[HEAD:])
+                self.sizes.append(len(told) - HEAD)
                 say(type="ack", frame=int.from_bytes(told[:4], "big"))
                 if self.first_s is None:
                     self.first_s, due = now - begun, now + every_s
                 self.at.append(now)
-                self._note(now, int.from_bytes(told[4:8], "big"), told[HEAD:])
+                self._note(now, int.from_bytes(told[4:8], "big"), frame)
             elif (word := json.loads(told))["type"] == "chunk":
+                if word["format"] != self.format:
+                    raise RuntimeError(f"the worker cannot encode {self.format}")
                 self._shown, self.dropped = word["prompt"], word["dropped"]
                 self.chunks.append(now)
             elif word["type"] == "applied":
@@ -170,19 +177,41 @@ class Viewer:
                 say(type="prompt", prompt=prompt, id=number)
         say(type="stop")
 
-    def _note(self, now: float, chunk: int, jpeg: bytes) -> None:
+    def _note(self, now: float, chunk: int, frame: Any) -> None:
         """Whether this frame is the first one of a prompt that was asked for, or one by which that is judged."""
         for number, (asked, prompt) in list(self._judged.items()):
             if now - asked >= WITHIN_S:
-                self.soon.append((prompt, jpeg))
+                self.soon.append((prompt, frame))
                 del self._judged[number]
         for number, begin in self._applied.items():
             if chunk == begin + 1:
-                self.settled[number] = PROMPTS[number % len(PROMPTS)], jpeg
+                self.settled[number] = PROMPTS[number % len(PROMPTS)], frame
         for number, (asked, prompt) in list(self._sent.items()):
             if prompt == self._shown:
                 self.delays.append(now - asked)
                 del self._sent[number]
+
+
+def _decoder(format: str) -> Callable[[bytes], Any]:
+    """What turns a packet into a frame [H, W, 3]."""
+    import numpy as np
+
+    if format == JPEG:
+        from PIL import Image
+
+        return lambda data: np.asarray(Image.open(io.BytesIO(data)))
+    import av
+
+    context: Any = av.CodecContext.create(format, "r")
+    context.thread_count = 1
+    context.flags |= av.codec.context.Flags.low_delay
+    kept: list[Any] = []  # the newest, where a decoder is a frame late
+
+    def decoded(data: bytes) -> Any:
+        kept[:] = [one.to_ndarray(format="rgb24") for one in context.decode(av.Packet(data))][-1:] or kept
+        return kept[0] if kept else None
+
+    return decoded
 
 
 class Judge:
@@ -206,12 +235,9 @@ class Judge:
 
         return max(PROMPTS, key=nearness)
 
-    def share(self, seen: Sequence[tuple[str, bytes]]) -> float | None:
+    def share(self, seen: Sequence[tuple[str, Any]]) -> float | None:
         """How much of what was seen is what was asked for."""
-        import numpy as np
-        from PIL import Image
-
-        found = [self.prompt_of(_small(np.asarray(Image.open(io.BytesIO(jpeg))))) == prompt for prompt, jpeg in seen]
+        found = [self.prompt_of(_small(frame)) == prompt for prompt, frame in seen]
         return round(sum(found) / len(found), 3) if found else None
 
     def own(self) -> float:
@@ -243,10 +269,10 @@ def measure(arguments: argparse.Namespace, tell: Callable[[str], object]) -> dic
     load = os.getloadavg()[0]
     found: dict[str, Any] = {"processor": at_hand("cpu", "float32")[0].name, "load_before": round(load, 1)}
     with tempfile.TemporaryDirectory() as place, served(arguments.model, Path(place)) as (url, pid):
-        viewer, worker = Viewer(url), _worker(pid)
+        viewer, worker = Viewer(url, arguments.format), _worker(pid)
         viewer.watch(arguments.model, min(10.0, arguments.minutes * 60), arguments.every)  # warms up
         warm = {"server_mb": resident(pid), "worker_mb": resident(worker)}
-        viewer = Viewer(url)
+        viewer = Viewer(url, arguments.format)
         viewer.watch(arguments.model, arguments.minutes * 60, arguments.every)
         after = {"server_mb": resident(pid), "worker_mb": resident(worker)}
     shown = viewer.at[-1] - viewer.at[0]
@@ -256,6 +282,8 @@ def measure(arguments: argparse.Namespace, tell: Callable[[str], object]) -> dic
         "first_frame_s": round(viewer.first_s or 0.0, 3),
         "frames_per_s": round((len(viewer.at) - 1) / shown, 2),
         "dropped": viewer.dropped,
+        "format": arguments.format,
+        "bytes_per_frame": round(statistics.mean(viewer.sizes)),
         "chunk_gap_p50_s": round(statistics.median(gaps), 3),
         "chunk_gap_p95_s": round(percentile(gaps, 0.95), 3),
         "switches": len(viewer.delays),
@@ -295,6 +323,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--every", type=float, default=4.0, help="seconds between prompts")
     parser.add_argument("--chunks", type=int, default=12, help="chunks whose stages are timed")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch when stages are timed")
+    parser.add_argument("--format", choices=FORMATS, default=JPEG, help="how frames are sent")
     parser.add_argument("--judge", default="", help="a model whose images say what is seen")
     arguments = parser.parse_args(words)
     found = measure(arguments, lambda line: sys.stderr.write(f"{line}\n"))

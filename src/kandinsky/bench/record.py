@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,16 @@ def dit(width: int, frames: int, dtype: str, repeats: int) -> Item:
     return Item(f"Kandinsky 5, width {width}, {frames * 1024:,} tokens, {dtype}", words, 1800.0)
 
 
+def dit_of_4(width: int, dtype: str, repeats: int) -> Item:
+    """Kandinsky 4's transformer of two blocks at a width and 1,024 tokens, alone: Diffusers has none."""
+    sizes = (f"dit.model_dim={width}", f"dit.ff_dim={4 * width}", "dit.num_blocks=2", "text.num_layers=1")
+    words = (
+        *_BENCH, "kandinsky4-t2v-flash", "--random-weights", "--stages", "dit", "--device", "cpu", "--dtype", dtype,
+        "--size", "512x512", "--seconds", "0", "--steps", "1", "--repeats", str(repeats), *changes(*sizes), "--json",
+    )  # fmt: skip
+    return Item(f"Kandinsky 4, width {width}, 1,024 tokens, {dtype}", words, 1800.0)
+
+
 def items(repeats: int = 5, *, bfloat16: bool = True) -> list[Item]:
     """What is measured on a processor, most wanted first.
 
@@ -66,6 +76,8 @@ def items(repeats: int = 5, *, bfloat16: bool = True) -> list[Item]:
              *changes(*unet), "--json"),
             1800.0,
         ),
+        dit_of_4(512, "bfloat16", repeats),
+        dit_of_4(512, "float32", repeats),
         dit(512, 4, "float32", repeats),
         dit(128, 4, "bfloat16", repeats),
         dit(128, 12, "bfloat16", repeats),
@@ -83,6 +95,28 @@ def facts(device: str = "cpu") -> dict[str, Any]:
     return {"machine": machine(device), "rates": rates(device)}
 
 
+def written(
+    items: Sequence[Item], folder: Path, facts: Callable[[], dict[str, Any]], *, budget_s: float, run: Run
+) -> int:
+    """Measure into the file of this machine in a folder, and print its name; see ``measured``.
+
+    Returns:
+        The exit code.
+    """
+    from kandinsky.bench.machine import file_of
+
+    path = measured(
+        items,
+        lambda machine: file_of(machine, folder),
+        facts,
+        budget_s=budget_s,
+        run=run,
+        say=lambda text: print(text, file=sys.stderr, flush=True),  # noqa: T201 - a command
+    )
+    sys.stdout.write(f"{path}\n")
+    return 0
+
+
 def main(arguments: Sequence[str] | None = None, *, run: Run = apart) -> int:
     """Run one command line; ``run`` as for ``measured``."""
     threads.prepare()
@@ -91,19 +125,10 @@ def main(arguments: Sequence[str] | None = None, *, run: Run = apart) -> int:
     parser.add_argument("--repeats", type=int, default=5, help="measured rounds of each, after one warm-up")
     parser.add_argument("--seconds", type=float, default=3600.0, help="longest time for everything")
     given = parser.parse_args(arguments)
-    from kandinsky.bench.machine import file_of
     from kandinsky.runtime.devices import multiplies_bfloat16
 
-    path = measured(
-        items(given.repeats, bfloat16=multiplies_bfloat16("cpu")),
-        lambda machine: file_of(machine, given.folder),
-        facts,
-        budget_s=given.seconds,
-        run=run,
-        say=lambda text: print(text, file=sys.stderr, flush=True),  # noqa: T201 - a command
-    )
-    sys.stdout.write(f"{path}\n")
-    return 0
+    chosen = items(given.repeats, bfloat16=multiplies_bfloat16("cpu"))
+    return written(chosen, given.folder, facts, budget_s=given.seconds, run=run)
 
 
 if __name__ == "__main__":

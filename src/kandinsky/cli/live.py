@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import math
 import os
 import shutil
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -21,7 +24,7 @@ from kandinsky.cli.rendered import Flags, rendered
 from kandinsky.cli.streams import STDIN, STDOUT, emit, say
 from kandinsky.engine.options import RunOptions
 from kandinsky.errors import RequestError
-from kandinsky.model.timeline import Play
+from kandinsky.model.timeline import Play, PromptAt, Shows, prompts_at, timeline
 from kandinsky.model.values import Request
 from kandinsky.printing import escaped
 
@@ -30,10 +33,11 @@ if TYPE_CHECKING:
     from kandinsky.model.values import Video
 
 Show = Callable[["Video"], None]
+ASKED = ("negative_prompt", "prompt_at", "width", "height", "steps", "guidance", "shift", "image", "seed")
 
 
 @rendered(
-    asked=Flags(Request, only=("negative_prompt", "width", "height", "steps", "guidance", "shift", "image", "seed")),
+    asked=Flags(Request, only=ASKED),
     run=Flags(RunOptions, only=("device", "dtype", "offload", "attention", "lora", "quantize")),
 )
 def live(
@@ -73,15 +77,17 @@ def live(
 ) -> None:
     """Generate video without end and show it as it is made, in the terminal or through a pipe.
 
-    kandinsky live "a panda" -o - | ffplay -. In a terminal, what is typed while it runs is the next prompt.
+    kandinsky live "a panda" -o - | ffplay -. In a terminal, what is typed while it runs is the next prompt; in a world
+    that can be played, a line of its actions, such as `right right jump`, is done.
     """
     able = [card.id for card in catalogue.cards().values() if card.roll is not None]
     if listed:
         for name in able:
             emit(escaped(name))
         return
+    later = prompts_at(asked.pop("prompt_at"))
     if replay is not None:
-        others = {**asked, "model": model, "seconds": seconds, "play": play, "size": size}
+        others = {**asked, "model": model, "seconds": seconds, "play": play, "size": size, "later": later or None}
         _replay(replay, output, prompt, others, run, quiet)
         return
     if prompt is None:
@@ -99,8 +105,10 @@ def live(
     actions = None if play is None else _actions(card, play)
     RunOptions(**run).check()
     with ExitStack() as held:
-        typed = _Typed(prompt)
-        shows = typed if actions is None else _played(typed, actions)
+        shows: Callable[[float], Shows | None]
+        shows = typed = _Typed(prompt, later, card, seconds, heeds=actions is None)
+        if actions is not None:
+            shows = _played(typed.at, actions)
         show = held.enter_context(_shown(output))
         from kandinsky.catalogue import load
         from kandinsky.cli.progress import hush_libraries
@@ -134,13 +142,13 @@ def _actions(card: Card, play: str) -> list[str]:
     return actions
 
 
-def _played(typed: Callable[[float], str | None], actions: Sequence[str]) -> Callable[[float], Play | None]:
+def _played(prompt: Callable[[float], str], actions: Sequence[str]) -> Callable[[float], Play | None]:
     """What each chunk shows, with its action; the stream ends with them."""
     left = iter(actions)
 
     def shows(at: float) -> Play | None:
-        prompt, action = typed(at), next(left, None)
-        return None if prompt is None or action is None else Play(prompt, action)
+        action = next(left, None)
+        return None if action is None else Play(prompt(at), action)
 
     return shows
 
@@ -181,34 +189,66 @@ def _replay(
 
 
 class _Typed:
-    """The newest line of stdin, as the prompt of a time.
+    """What a time shows: the newest line of stdin, or the prompt that was named for it, whichever came last.
 
     Args:
         prompt: The first; `-` waits for a line.
+        later: Prompts by time.
+        card: The model.
+        seconds: How long it lasts; None without an end.
+        heeds: Whether lines of a world's actions are done, rather than shown.
+
+    Raises:
+        RequestError: There is no first line, or a time is not possible.
     """
 
-    def __init__(self, prompt: str) -> None:
-        self.prompt: str | None = prompt
+    def __init__(
+        self, prompt: str, later: Sequence[PromptAt], card: Card, seconds: float | None, *, heeds: bool
+    ) -> None:
+        self.prompt = prompt
+        self._actions = card.roll.actions if card.roll else ()
+        self._heeds = heeds
+        self._acts: deque[str] = deque()
         follows = prompt == STDIN
-        if sys.stdin is None or not (follows or sys.stdin.isatty()):
-            return
-        if follows and (first := self._line()) is None:
-            raise RequestError("standard input holds no prompt: give a line for each, the first one at once")
-        elif follows:
+        is_read = sys.stdin is not None and (follows or sys.stdin.isatty())
+        if is_read and isinstance(sys.stdin, io.TextIOWrapper):
+            sys.stdin.reconfigure(errors="surrogateescape")  # what is no text is told, and ends nothing
+        if is_read and follows:
+            first = self._line()
+            if first is None:
+                raise RequestError("standard input holds no prompt: give a line for each, the first one at once")
             self.prompt = first
-        threading.Thread(target=self._read, daemon=True).start()
+        changes = timeline(self.prompt, later, length=seconds or math.inf, fps=card.clip.fps).changes
+        self._due = deque(changes[1:])
+        if is_read:
+            threading.Thread(target=self._read, daemon=True).start()
 
-    def __call__(self, at: float) -> str | None:
+    def at(self, second: float) -> str:
+        """The prompt of a time, which does not go back."""
+        while self._due and second + 1e-6 >= self._due[0][0]:
+            self.prompt = self._due.popleft()[1]
         return self.prompt
+
+    def __call__(self, second: float) -> Shows:
+        prompt = self.at(second)
+        if not self._actions:
+            return prompt
+        return Play(prompt, self._acts.popleft() if self._acts else self._actions[0])
 
     def _read(self) -> None:
         while (line := self._line()) is not None:
-            self.prompt = line
+            words = line.split()
+            if self._heeds and self._actions and set(words) <= set(self._actions):
+                self._acts.extend(words)
+            else:
+                self.prompt = line
 
     def _line(self) -> str | None:
         """The next line that says something; None at the end."""
         for line in sys.stdin:
-            if line.strip():
+            if any("\ud800" <= letter <= "\udfff" for letter in line):
+                say(f"`{escaped(line.strip())}` is not valid UTF-8: it is left out")
+            elif line.strip():
                 return line.strip()
         return None
 
@@ -248,15 +288,19 @@ def _shown(output: str | None) -> Iterator[Show]:
         raise RequestError(f"output `{escaped(output)}`: a stream is written as raw video, .y4m, or `-` for a pipe")
     sys.stdout.flush()
     try:
-        sink = os.fdopen(os.dup(1), "wb") if output == STDOUT else Path(output).open("wb")  # noqa: SIM115
+        is_new = output != STDOUT and not Path(output).exists()
+        # a file of before is kept until there is something to write
+        sink = os.fdopen(os.dup(1), "wb") if output == STDOUT else Path(output).open("ab")  # noqa: SIM115
     except OSError as error:
         raise RequestError(f"`{escaped(output)}` cannot be written: {error.strerror}") from error
+    begun = False
     with sink:
-        begun = False
 
         def write(piece: Video) -> None:
             nonlocal begun
             if not begun:
+                if output != STDOUT and Path(output).is_file():
+                    sink.truncate(0)
                 height, width = piece.frames.shape[1:3]
                 sink.write(y4m.header(width, height, piece.fps))
                 begun = True
@@ -264,4 +308,8 @@ def _shown(output: str | None) -> Iterator[Show]:
                 sink.write(frame)
             sink.flush()
 
-        yield write
+        try:
+            yield write
+        finally:
+            if is_new and not begun:
+                Path(output).unlink(missing_ok=True)

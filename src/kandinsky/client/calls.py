@@ -19,7 +19,7 @@ from urllib.parse import quote
 
 from kandinsky.client.failures import ApiError, JobFailed, error_of, nobody_answers
 from kandinsky.client.values import Event, Job, Lines, Model
-from kandinsky.errors import RequestError
+from kandinsky.errors import RequestError, needs_extra
 from kandinsky.model.given import KINDS, conditions_of, plain
 from kandinsky.model.given import Given as Condition
 from kandinsky.model.timeline import PromptAt, prompts_at
@@ -107,13 +107,15 @@ def create(
         prompt: What it shows; or a list of prompts with the second each begins at.
         image: First frame; files are paths, bytes, finished jobs, their names, or `data:` URLs.
         last_image: Last frame.
-        video: A clip that is changed, by `strength`, `mask`, `span`, `place` or `source_prompt`.
+        video: A clip that is changed, by `strength`, `mask`, `span`, `place` or `source_prompt`, or with `upscale`
+            made larger as it is.
         control: A clip or an image that the result follows, through the control branch `branch`.
         reference: An image whose subject the result shows, through the reference branch `branch`.
         conditions: What else is known, as in Python: ``Frames``, ``Source``, ``Control``, ``Reference``, texts, or
             mappings of their values, whose files may be any of the above.
         idempotency_key: Makes a repetition safe; one is made up by default.
-        fields: Fields of the API: `model`, `seconds`, `prompt_at`, `loop`, `steps`, `seed`, …; `mask` is a file too.
+        fields: Fields of the API: `model`, `seconds`, `prompt_at`, `loop`, `upscale`, `steps`, `seed`, …; `mask` is a
+            file too.
 
     Returns:
         The job, which waits.
@@ -380,6 +382,18 @@ def completed(job: Job) -> Job:
     if job.status != "completed":
         raise JobFailed(job)
     return job
+
+
+def opening(url: str | None, key: str | None, timeout_s: float) -> dict[str, Any]:
+    """How a client of httpx is opened: address, headers and limits.
+
+    Raises:
+        BackendError: httpx is not installed.
+    """
+    with needs_extra("httpx", "serve", "`kandinsky.client`"):
+        import httpx
+    timeout = httpx.Timeout(timeout_s, connect=min(timeout_s, CONNECT_S))
+    return {"base_url": address(url), "headers": headers_of(key), "timeout": timeout}
 
 
 def headers_of(key: str | None) -> dict[str, str]:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Concatenate, ParamSpec, Self, TypeVar
 from kandinsky.client import calls
 from kandinsky.client.failures import error_of, nobody_answers
 from kandinsky.client.values import Event, Job
-from kandinsky.errors import needs_extra
 from kandinsky.files import replacing
 
 if TYPE_CHECKING:
@@ -53,13 +52,11 @@ class Client:
         timeout_s: float = 60.0,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        with needs_extra("httpx", "serve", "`kandinsky.client`"):
-            import httpx
-        self.url = calls.address(url)
-        timeout = httpx.Timeout(timeout_s, connect=min(timeout_s, calls.CONNECT_S))
-        self._http = httpx.Client(
-            base_url=self.url, headers=calls.headers_of(key), timeout=timeout, transport=transport
-        )
+        opening = calls.opening(url, key, timeout_s)
+        import httpx
+
+        self.url: str = opening["base_url"]
+        self._http = httpx.Client(**opening, transport=transport)
 
     def __enter__(self) -> Self:
         return self

@@ -12,6 +12,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -179,6 +180,16 @@ def _is_same(table: pa.Table, path: Path) -> bool:
         return False  # it is damaged, and written anew
 
 
+@contextmanager
+def _reading(path: Path) -> Iterator[Any]:
+    """The library that reads tables; what it cannot read is said of the table."""
+    pa, parquet = arrow()
+    try:
+        yield parquet
+    except (OSError, pa.ArrowException) as error:
+        raise RequestError(f"table `{escaped(path)}` cannot be read: {first_line(error)}") from error
+
+
 def read(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     """Read a table.
 
@@ -189,11 +200,8 @@ def read(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     Raises:
         RequestError: It does not exist, or is no Parquet file.
     """
-    pa, parquet = arrow()
-    try:
+    with _reading(path) as parquet:
         return parquet.read_table(path, columns=None if columns is None else list(columns))
-    except (OSError, pa.ArrowException) as error:
-        raise RequestError(f"table `{escaped(path)}` cannot be read: {first_line(error)}") from error
 
 
 def names(path: Path) -> list[str]:
@@ -202,11 +210,8 @@ def names(path: Path) -> list[str]:
     Raises:
         RequestError: It cannot be read.
     """
-    pa, parquet = arrow()
-    try:
+    with _reading(path) as parquet:
         return list(parquet.read_schema(path).names)
-    except (OSError, pa.ArrowException) as error:
-        raise RequestError(f"table `{escaped(path)}` cannot be read: {first_line(error)}") from error
 
 
 def groups(path: Path) -> list[int]:
@@ -215,12 +220,9 @@ def groups(path: Path) -> list[int]:
     Raises:
         RequestError: It cannot be read.
     """
-    pa, parquet = arrow()
-    try:
+    with _reading(path) as parquet:
         told = parquet.read_metadata(path)
         counts = [told.row_group(number).num_rows for number in range(told.num_row_groups)]
-    except (OSError, pa.ArrowException) as error:
-        raise RequestError(f"table `{escaped(path)}` cannot be read: {first_line(error)}") from error
     return list(itertools.accumulate(counts))
 
 
@@ -230,12 +232,8 @@ def read_group(path: Path, number: int, columns: Sequence[str]) -> pa.Table:
     Raises:
         RequestError: It cannot be read.
     """
-    pa, parquet = arrow()
-    try:
-        with parquet.ParquetFile(path) as file:
-            return file.read_row_group(number, list(columns))
-    except (OSError, pa.ArrowException) as error:
-        raise RequestError(f"table `{escaped(path)}` cannot be read: {first_line(error)}") from error
+    with _reading(path) as parquet, parquet.ParquetFile(path) as file:
+        return file.read_row_group(number, list(columns))
 
 
 def batches(path: Path, columns: Sequence[str] | None = None, *, rows: int = GROUP) -> Iterator[pa.Table]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from kandinsky.engine.conditions import FLOW
+from kandinsky.engine.upscale import can_upscale
 from kandinsky.engine.windows import LONGEST, default_overlap
 from kandinsky.media.image import LONGEST_SIDE
 from kandinsky.model.card import Card
@@ -61,7 +62,7 @@ def _of_clips(card: Card) -> Iterator[tuple[str, str]]:
     if (way := task.knows.get("source")) is not None:
         how = "strength, mask, span, place" + (", source_prompt" if card.sampling.sampler == FLOW else "")
         yield "video", f"to be changed by {how}, {_WAYS[way]}"
-        if card.keyframes is None and card.roll is None:
+        if can_upscale(card):
             most = f"up to {LONGEST_SIDE} pixels a side"
             yield "upscale", f"a second stage by the same model, {most}; or of a video that is changed in no other way"
     for kind, what in (

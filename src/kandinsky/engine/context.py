@@ -20,6 +20,7 @@ from kandinsky.media import recipe
 from kandinsky.model.card import Card
 from kandinsky.model.family import Part
 from kandinsky.ops.attention import AttentionSpec
+from kandinsky.ops.native import library
 from kandinsky.runtime.adapters import Adapters
 from kandinsky.runtime.parallel.team import Team
 from kandinsky.runtime.placement import Placement, Precision
@@ -130,4 +131,5 @@ class Context:
         if self.noise_device is not None and self.noise_device.type != "cpu":
             settings["noise"] = f"{settings['noise']} on {self.noise_device.type}"
         device = str(self.placement.device(part))
-        return recipe.build(settings, revision=self.revision, dtype=self.precision.name, device=device)
+        kernels = library.told() if device == "cpu" else None
+        return recipe.build(settings, revision=self.revision, dtype=self.precision.name, device=device, kernels=kernels)

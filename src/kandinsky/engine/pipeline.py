@@ -36,6 +36,7 @@ from kandinsky.model.timeline import PromptAt, prompt_of, prompts_at
 from kandinsky.model.values import Request, Soundtrack, TextEmbeddings, Video, VideoStream
 from kandinsky.ops.attention import AttentionSpec
 from kandinsky.ops.nabla import KeptBlocks
+from kandinsky.ops.native import library
 from kandinsky.runtime.adapters import Adapters
 from kandinsky.runtime.parallel.team import Team
 from kandinsky.runtime.placement import Placement, Precision, place
@@ -535,6 +536,8 @@ class GenerationPipeline(Pipeline):
         fps = self.card.clip.fps
         given: Any = {name: recipe[name] for name in timeline.GIVEN if recipe.get(name) is not None}
         job = self.resolve(Request(self.card.id, prompt_of(line.prompts[0][1]), **given))
+        if (recipe.get("versions") or {}).get("kernels"):
+            library.kernels()  # looked for, so that this recipe names them too
         timeline.check_alike(recipe, self.recipe(job))
         shown = self.stream(lambda at: line.at(round(at * fps)), **given)
 

@@ -38,7 +38,7 @@ from kandinsky.model.card import Card, Roll
 from kandinsky.model.denoiser import VIDEO, Denoiser, Known, Pass
 from kandinsky.model.timeline import Play, PromptAt, Shows, prompt_of, prompts_at, timeline
 from kandinsky.model.timeline import seconds as second_of
-from kandinsky.model.values import TextEmbeddings
+from kandinsky.model.values import Request, TextEmbeddings
 from kandinsky.ops.attention_spec import AttentionSpec
 from kandinsky.ops.key_values import KeyValues
 
@@ -459,6 +459,7 @@ def _tell(context: Context, job: Job, prompts: Callable[[float], Shows | None], 
             raise RequestError(
                 f"`{prompt!r}` is no prompt of a stream: say what it should show, or give None to end it"
             )
+        Request(context.card.id, prompt)  # which checks its characters
         own = stages.expand(context, [dataclasses.replace(job, prompt=prompt, expanded_prompt=None)])
         text, negative = stages.encode(context, own)
         last.told = Told((prompt,), text, negative, stages.unused_words(context, own), action)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import hashlib
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from kandinsky.model.timeline import Play, Shows, prompt_of
 if TYPE_CHECKING:
     import numpy as np
 
+log = logging.getLogger(__name__)
 # settings of a stream that a replay gives again
 GIVEN = ("width", "height", "steps", "guidance", "shift", "negative_prompt", "seed")
 
@@ -98,6 +100,8 @@ def read(recipe: Mapping[str, Any]) -> Timeline:
 def check_alike(recipe: Mapping[str, Any], own: Mapping[str, Any]) -> None:
     """Refuse to replay a clip by a model that is loaded otherwise than the one that made it.
 
+    Other kernels on the processor give the same up to rounding: they are told in a warning.
+
     Args:
         recipe: That of the clip.
         own: What the loaded model would write.
@@ -113,6 +117,14 @@ def check_alike(recipe: Mapping[str, Any], own: Mapping[str, Any]) -> None:
                 f"this clip was made with {words} `{made or 'none'}`, and the model is loaded with "
                 f"`{loaded or 'none'}`: load it {advice}"
             )
+    then, here = ((one.get("versions") or {}).get("kernels") for one in (recipe, own))
+    if then and here and then != here:
+        log.warning(
+            "this clip was made with kernels `%s`, and here they are `%s`: frames are the same up to rounding; "
+            "KANDINSKY_NATIVE switches our own on and off",
+            then,
+            here,
+        )
     if _loras(recipe, "sha256") != _loras(own, "sha256"):
         raise RequestError(
             f"this clip was made with LoRAs {_loras(recipe, 'name') or 'none'}, and the model is loaded with "

@@ -121,6 +121,11 @@ def wanted_size(request: Request, card: Card, base: tuple[int, int] | None) -> t
     return width, height
 
 
+def can_upscale(card: Card) -> bool:
+    """Whether a model can make clips larger: it takes a video to change, and makes all of it at once."""
+    return "source" in card.does.knows and card.keyframes is None and card.roll is None
+
+
 def check_upscale(request: Request, card: Card) -> None:
     """Refuse models that cannot, and values that speak of what is not asked for.
 
@@ -131,7 +136,7 @@ def check_upscale(request: Request, card: Card) -> None:
         if request.upscale_strength is not None:
             raise RequestError("`upscale_strength` is of a second stage, and none was asked for: give `upscale=2`")
         return
-    if "source" not in card.does.knows or card.keyframes is not None or card.roll is not None:
+    if not can_upscale(card):
         raise RequestError(
             f"`{card.id}` cannot make its result larger in a second stage, since it takes no video to change: leave "
             "`upscale=…` out, or use a model for `text-to-video` or `image-to-video`",

@@ -1,11 +1,10 @@
-"""A worker's part of a live session: it makes a stream, sends its frames as JPEG, and saves what was shown last.
+"""A worker's part of a live session: it makes a stream, sends its frames, and saves what was shown last.
 
-One thread generates, one turns frames into JPEG and sends them, one hears what is asked for, one writes clips.
+One thread generates, one turns frames into packets and sends them, one hears what is asked for, one writes clips.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 import queue
@@ -19,9 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kandinsky.engine.timeline import Timeline
-from kandinsky.errors import Cancelled, KandinskyError, RequestError
+from kandinsky.errors import BackendError, Cancelled, KandinskyError, RequestError
 from kandinsky.jobs import job_files, results
 from kandinsky.jobs.live_line import KEPT_S, Line
+from kandinsky.media import packets
 from kandinsky.media import recipe as recipes
 from kandinsky.model.timeline import Play, Shows, prompt_of
 from kandinsky.model.values import Video, VideoStream
@@ -33,9 +33,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 KEPT_BYTES = 512_000_000  # of the newest frames at most, for saving
-QUALITY = 85
 SPARE_S = 0.1  # a chunk is begun so much sooner than it has to be
-AHEAD = 2  # chunks that wait for their JPEG
+AHEAD = 2  # chunks that wait to be packed
 SAVES = 2  # that may wait
 OF_PIECES = ("chunk", "start", "action", "unused_words")  # of a recipe, which a saved clip does not have
 ENTRY = 60  # characters of a prompt's place in a recipe, and of its action
@@ -131,10 +130,18 @@ class Session:
         prompt: The first prompt.
         options: Options of ``GenerationPipeline.stream``, the seed among them.
         store: Folder of the store, where clips are saved.
+        formats: How frames may be sent, see ``packets.FORMATS``; the first that can be encoded here is taken.
     """
 
     def __init__(
-        self, line: Line, pipe: GenerationPipeline, prompt: str, options: Mapping[str, Any], *, store: Path
+        self,
+        line: Line,
+        pipe: GenerationPipeline,
+        prompt: str,
+        options: Mapping[str, Any],
+        *,
+        store: Path,
+        formats: Sequence[str] = (packets.JPEG,),
     ) -> None:
         self.line = line
         self.pipe = pipe
@@ -143,6 +150,9 @@ class Session:
         self.store = store
         self.frames = 0
         self._asked = 0.0
+        self._formats = tuple(formats)
+        self._key = threading.Event()  # the next frame is to need none before it
+        self._begin = threading.Event()  # the server has passed on all that was said before the first chunk
         roll = pipe.card.roll
         self._prompter = Prompter(prompt, self.fps, () if roll is None else roll.actions)
         self._kept: deque[Shown] = deque()
@@ -155,6 +165,7 @@ class Session:
     def stop(self) -> None:
         """End the stream within a step. From any thread."""
         self._prompter.ended.set()
+        self._begin.set()
         self.pipe.cancel()
 
     def run(self) -> None:
@@ -189,6 +200,10 @@ class Session:
                 raise
 
     def _ask(self, at: float) -> Shows | None:
+        if not self._begin.is_set():  # what was said while the session waited is heard before the first chunk begins
+            if not self.line.send({"type": "ready"}):
+                self.stop()
+            self._begin.wait()
         shows = self._prompter(at)
         self._asked = time.monotonic()
         if shows is not None and self._prompter.begun is not None:
@@ -209,22 +224,31 @@ class Session:
         return rest >= KEPT_S * self.fps or sum(one.frames.nbytes for one in self._kept) > KEPT_BYTES
 
     def _send(self) -> None:
-        from PIL import Image
-
-        begin = 0
+        begin, formats = 0, tuple[str, ...]()
+        packer: packets.Packer | None = None
         while (next_one := self._frames.get()) is not None:
             piece, takes_s = next_one
-            images = []
-            for frame in piece:
-                with io.BytesIO() as file:
-                    Image.fromarray(frame).save(file, "JPEG", quality=QUALITY)
-                    images.append(file.getvalue())
+            if packer is None or formats != self._formats:
+                formats = self._formats
+                packer = packets.packer(formats, piece.frames.shape[2], piece.frames.shape[1], self.fps)
+            key = self._key.is_set()
+            self._key.clear()
+            try:
+                packed = packer.pack(piece.frames, key=key)
+            except BackendError as error:
+                log.warning("a live session goes on with JPEG: %s", error)
+                packer = packets.Jpegs()
+                packed = packer.pack(piece.frames)
             told: dict[str, Any] = {"type": "chunk", "chunk": piece.recipe["chunk"], "frame": begin}
-            told |= {"prompt": piece.recipe["prompt"], "made_s": round(takes_s, 4)}
+            told |= {"prompt": piece.recipe["prompt"], "made_s": round(takes_s, 4), "format": packer.format}
+            if packer.codec:
+                told["codec"] = packer.codec
+                told["keys"] = [begin + place for place, one in enumerate(packed) if one.is_key]
             told |= {"action": piece.recipe["action"]} if "action" in piece.recipe else {}
-            told |= {"unused_words": piece.recipe.get("unused_words", []), "lengths": [len(image) for image in images]}
+            told |= {"unused_words": piece.recipe.get("unused_words", [])}
+            told |= {"lengths": [len(one.data) for one in packed]}
             begin += len(piece)
-            if not self.line.send(told, b"".join(images)):
+            if not self.line.send(told, b"".join(one.data for one in packed)):
                 self.stop()
 
     # -- what is asked for -------------------------------------------------------------------------------------------
@@ -232,6 +256,13 @@ class Session:
     def _hear(self) -> None:
         while (told := self.line.receive()) is not None:
             match told["type"]:
+                case "begin":
+                    self._begin.set()
+                case "key":
+                    self._key.set()
+                case "format":
+                    self._formats = tuple(told["formats"])
+                    self._key.set()  # also where it is the same one: its viewer begins anew
                 case "prompt":
                     self._prompter.take(told["prompt"], told["id"])
                 case "action":

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from kandinsky.engine.conditions import FLOW
 from kandinsky.engine.request import Job, resolve
 from kandinsky.jobs import job_files
 from kandinsky.jobs.loaded import find_branch
@@ -142,18 +143,25 @@ def _opened(path: Path) -> Any:
 
 def work_of(job: Job) -> float:
     """How much a job is: latent cells times passes of the network, in thousands."""
-    steps = job.steps * (1 + job.resample)
-    passes = steps * ((1 if job.guidance == 1 else 2) + (job.source_prompt is not None))
+    guided = 1 if job.guidance == 1 else 2
+    passes = job.steps * (1 + job.resample) * (guided + (job.source_prompt is not None))
     windows = int(job.settings().get("windows", 1))
     frames = job.latent.frames if job.long is None else sum(window.frames for window in job.long.windows)
-    return frames * job.latent.height * job.latent.width * passes * windows / 1000
+    large, area = job.upscale, job.latent.height * job.latent.width / 1000
+    first = frames * area * passes * windows
+    if large is None:
+        return first
+    share = large.share(job.steps, job.shift, is_flow=job.sampling.sampler == FLOW)
+    tiles = sum(window.frames for window in large.long.windows) * large.tiles(job.latent, job.card.clip.spatial)
+    second = tiles * area * job.steps * share * guided
+    return second if large.source is not None else first + second
 
 
 def batch_key(job: Job, order: Order) -> str:
     """The key of jobs that may run as one batch; empty if batches of this model bring nothing."""
     clip = job.card.clip
     together = clip.stills_together if job.shape.frames == 1 else clip.clips_together
-    if together < 2 or job.conditions or job.long is not None or order.before or order.sound:
+    if together < 2 or job.conditions or job.long or job.upscale or order.before or order.sound:
         return ""
     settings = {
         name: value
@@ -199,10 +207,10 @@ def new_job(order: Order, job: Job, *, job_id: str, **facts: Any) -> NewJob:
 def _shape(job: Job) -> dict[str, Any]:
     if job.card.does.makes == "sound":
         return {"seconds": round(job.seconds, 3), "steps": job.steps}
-    frames = job.shape.frames
+    frames, size = job.shape.frames, job.upscale or job.shape
     return {
-        "width": job.shape.width,
-        "height": job.shape.height,
+        "width": size.width,
+        "height": size.height,
         "frames": frames,
         "fps": job.fps,
         "seconds": 0 if frames == 1 else job.seconds,

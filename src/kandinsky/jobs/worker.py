@@ -323,6 +323,7 @@ class Worker:
         """Be the worker of a live session until it ends; what stops it is told to the server."""
         from kandinsky.engine.pipeline import GenerationPipeline
         from kandinsky.jobs.live import Session
+        from kandinsky.media import packets
 
         order, model = claim.job.order, claim.job.model
         try:
@@ -337,7 +338,8 @@ class Worker:
             pipe = self.models.get(model)
             assert isinstance(pipe, GenerationPipeline)
             line.send({"type": "phase", "phase": "encode"})
-            session = Session(line, pipe, order["prompt"], order["options"], store=self.store.folder)
+            formats = order.get("formats", (packets.JPEG,))
+            session = Session(line, pipe, order["prompt"], order["options"], store=self.store.folder, formats=formats)
             with self.models.switched(pipe, (), None), self._watch.asking(session.stop):
                 session.run()
             self._done(claim, {"frames": session.frames}, begun, 1)
@@ -368,8 +370,11 @@ class Worker:
         store = self.store.folder
         latents = [job_files.latent_of(store, claim.job.id, claim.attempt) for claim in claims]
         is_long = any(job.long for _, job in jobs)
+        in_turns = is_long or any(job.upscale for _, job in jobs)  # networks run while the result is consumed
         if is_long:
             latents = [job_files.windows_of(store, claim.job.id) for claim in claims]
+        elif in_turns:  # a latent would be that of the first stage alone
+            latents = []
         kept = [job_files.kept_latent(store, claim.job.id, upto=claim.attempt) for claim in claims]
         is_kept = pipe.team.agree(pipe.team.is_first and all(kept))
         streams = self._kept(pipe, [one or own for one, own in zip(kept, latents, strict=True)]) if is_kept else None
@@ -381,7 +386,7 @@ class Worker:
         sampled_s = time.monotonic() - begun
         loras = {one["source"]: one["name"] for one in pipe.adapters.recipe()}
         with ExitStack() as held:
-            if not is_long:
+            if not in_turns:
                 held.enter_context(pipe.placement.hold("vae"))  # once for all clips
             held.enter_context(self._watch.asking(pipe.cancel))
             for claim, folder, stream in zip(claims, folders, streams, strict=True):

@@ -186,7 +186,9 @@ class Recipe(TypedDict, total=False):
     versions: dict[str, str]
 
 
-def build(settings: Mapping[str, Any], *, revision: str, dtype: str, device: str) -> dict[str, Any]:
+def build(
+    settings: Mapping[str, Any], *, revision: str, dtype: str, device: str, kernels: str | None = None
+) -> dict[str, Any]:
     """Build the recipe of one result.
 
     Args:
@@ -194,6 +196,7 @@ def build(settings: Mapping[str, Any], *, revision: str, dtype: str, device: str
         revision: Revision of the weights.
         dtype: Compute type, such as `float32`.
         device: Device, such as `cpu`.
+        kernels: What large work on the processor was done by; one of the versions that change last bits.
 
     Returns:
         The recipe, as plain values.
@@ -201,7 +204,8 @@ def build(settings: Mapping[str, Any], *, revision: str, dtype: str, device: str
     values = dict(settings)
     model = values.pop("model")
     head = {"kandinsky": kandinsky.__version__, "model": model, "revision": revision}
-    return {**head, **values, "dtype": dtype, "device": device, "versions": versions()}
+    known = versions() | ({} if kernels is None else {"kernels": kernels})
+    return {**head, **values, "dtype": dtype, "device": device, "versions": known}
 
 
 def versions() -> dict[str, str]:

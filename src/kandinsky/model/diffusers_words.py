@@ -61,6 +61,10 @@ def _seconds(frames: int, card: Card | None) -> float:
     if frames < 1:
         raise RequestError(f"`num_frames` must be 1 or more, not `{frames}`: 1 makes a still image")
     step = card.clip.frame_step
+    if 1 < frames < step and card.clip.max_seconds > 0:  # as a length in seconds; else a clip became a still unsaid
+        raise RequestError(
+            f"`num_frames` is `{frames}`, too few for one step in time: use 1 for a still, or {step + 1} and more"
+        )
     # rounded as its pipelines do: one above a multiple of the autoencoder's step
     return max(0, frames - 1 if frames % step == 1 % step else frames // step * step) / card.clip.fps
 

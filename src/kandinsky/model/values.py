@@ -314,7 +314,6 @@ class Request:
         flags=("--upscale",),
         short="Make the result larger in a second stage: WIDTHxHEIGHT, or a factor such as 2.",
         metavar="SIZE",
-        served=False,
     )
     upscale_strength: float | None = option(
         None,
@@ -322,7 +321,6 @@ class Request:
         "sampler that it begins at; 0.4 by default",
         flags=("--upscale-strength",),
         short="With --upscale: how far it is changed, above 0 to 1.",
-        served=False,
     )
     cache: str | CacheSettings | None = option(
         None,

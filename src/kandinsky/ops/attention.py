@@ -91,6 +91,14 @@ def attention(
     return dense(q_BSNK, k_BLNK, v_BLNK, mask)
 
 
+def leaves_open(mix: Callable[..., Tensor]) -> bool:
+    """Whether a mix of tokens is dense attention to all of them, by our kernels or by whatever is fastest."""
+    if not isinstance(mix, partial):
+        return mix is attention
+    is_dense = mix.func is attention and not mix.args and mix.keywords.keys() <= {"backend"}
+    return is_dense and mix.keywords.get("backend", "auto") in ("auto", "native")
+
+
 def backends(device_type: str | None = None, *, sparse: bool = False) -> tuple[str, ...]:
     """Names that ``attention`` accepts on this machine.
 

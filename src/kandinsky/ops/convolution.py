@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from kandinsky.ops.linear import computes
+from kandinsky.ops.linear import computes, linear
 
 LEAST_CHANNELS = 64
+LEAST_NUMBERS = 2**16
 
 
 class Conv3d(nn.Conv3d):
@@ -37,6 +38,9 @@ def convolve(
     """As ``F.conv3d`` without groups, of [B, C, T, H, W]."""
     if not _is_for_onednn(x, weight):
         return F.conv3d(x, weight, bias, stride, padding, dilation)
+    if tuple(weight.shape[2:]) == stride == (1, 1, 1) and not any(padding) and x.stride(1) == 1:
+        pixels = x.permute(0, 2, 3, 4, 1)  # a product of matrices
+        return linear(pixels, weight.flatten(1), bias).permute(0, 4, 1, 2, 3)
     out: Tensor = torch.mkldnn_convolution(x, weight, bias, padding, stride, dilation, 1)
     return out
 
@@ -48,6 +52,11 @@ def use(net: nn.Module) -> None:
             layer.__class__ = Conv3d
 
 
+def _are_large(x: Tensor, weight: Tensor) -> bool:
+    """Whether few channels are worth it: of many pixels whose channels lie last, as they do behind our own kernels."""
+    return min(weight.shape[:2]) >= LEAST_CHANNELS // 2 and x.stride(1) == 1 and x.numel() >= LEAST_NUMBERS
+
+
 def _is_for_onednn(x: Tensor, weight: Tensor) -> bool:
     return (
         x.is_cpu
@@ -55,7 +64,7 @@ def _is_for_onednn(x: Tensor, weight: Tensor) -> bool:
         and x.dtype is weight.dtype
         and not torch.compiler.is_compiling()
         and not torch.is_grad_enabled()
-        and min(weight.shape[:2]) >= LEAST_CHANNELS
+        and (min(weight.shape[:2]) >= LEAST_CHANNELS or _are_large(x, weight))
         and min(weight.shape[2:]) >= 1
         and type(weight) in (Tensor, nn.Parameter)
         and not torch.is_autocast_enabled(x.device.type)

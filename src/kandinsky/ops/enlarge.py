@@ -112,3 +112,14 @@ def convolve_doubled_image(x_BCHW: Tensor, layer: nn.Conv2d) -> Tensor:
         out: Tensor = layer(F.interpolate(x_BCHW, scale_factor=2.0, mode="nearest"))
         return out
     return convolve_doubled(F.pad(x_BCHW, (1, 1, 1, 1)), layer.weight, layer.bias, ("doubled", "doubled"))
+
+
+class Doubling(nn.Module):
+    """Every pixel of an image four times, then a convolution; the name of its tensors is `conv`."""
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        self.conv = conv
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        return convolve_doubled_image(x_BCHW, self.conv)

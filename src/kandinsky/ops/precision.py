@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from kandinsky.ops.native import products
+
 # Name of the child of a linear layer that holds its low-rank updates (see ``ops/lora.py``).
 LOW_RANK = "low_rank"
 
@@ -27,12 +29,14 @@ def island(x: Tensor) -> AbstractContextManager[object]:
 
 def linear_float32(layer: nn.Linear, x: Tensor) -> Tensor:
     """``layer(x)`` in float32, even where its weights are stored in a smaller type. Call inside ``island``."""
-    bias = None if layer.bias is None else layer.bias.float()
     x = x.float()
     if hasattr(layer, "base_layer"):  # a layer that is trained through an adapter must be called
         answer: Tensor = layer(x)
         return answer
-    out = F.linear(x, layer.weight.float(), bias)
+    bias = None if layer.bias is None else layer.bias.float()
+    out = products.few_rows(x, layer.weight, layer.bias)
+    if out is None:
+        out = F.linear(x, layer.weight.float(), bias)
     update = getattr(layer, LOW_RANK, None)  # the layer is not called, so its hooks do not run
     return out if update is None else out + update(x, out, bias)
 

@@ -36,7 +36,8 @@ LENGTHS = ("seconds", "num_frames")
 # Fields whose names no other sentence than one about them holds
 _SAID = {"seconds", "steps", "size", "seed", "guidance", "shift", "cache", "prompt", "image", "mask", "video",
          "strength", "span", "place", "source_prompt", "resample", "conditions", "prompt_at", "fade", "overlap", "loop",
-         "control", "control_strength", "control_steps", "reference", "reference_strength", "branch"}  # fmt: skip
+         "control", "control_strength", "control_steps", "reference", "reference_strength", "branch", "upscale",
+         "upscale_strength"}  # fmt: skip
 Upload = IO[bytes] | bytes
 _WAYS: Mapping[str, uploads.Way] = {
     "image": "image", "last_image": "image", "mask": "mask", "video": "video", "control": "clip", "reference": "image",
@@ -290,6 +291,7 @@ class Intake:
             needs = condition_files.whats_needed(wanted.values.get("conditions") or ())
             needs |= {"frames"} if "last_image" in wanted.files else set()
             needs |= {"source"} if "video" in wanted.files and not (wanted.sound or wanted.extend) else set()
+            needs |= {"source"} if wanted.values.get("upscale") else set()  # a second stage begins from the clip
             needs |= {"control", "reference"} & wanted.files.keys()
             offer = self.offers.first(
                 stills=wanted.still,

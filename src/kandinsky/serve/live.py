@@ -33,6 +33,7 @@ from kandinsky.jobs import job_files, live_line
 from kandinsky.jobs.order import Order, work_of
 from kandinsky.jobs.records import JobRecord, NewJob, State
 from kandinsky.jobs.sqlite_store import HELD_S, SqliteStore, new_id
+from kandinsky.media.packets import JPEG
 from kandinsky.model.values import Request as Wanted
 from kandinsky.serve import live_messages
 from kandinsky.serve.access import Access, owner_of_connection
@@ -46,7 +47,7 @@ from kandinsky.serve.shapes import Envelope
 
 log = logging.getLogger(__name__)
 router = APIRouter(tags=["live"])
-FRAME = struct.Struct("!IId")  # before each JPEG: number of the frame, chunk, second of the stream
+FRAME = struct.Struct("!IId")  # before each packet: number of the frame, chunk, second of the stream
 START_S = 30.0  # to say what to show, after connecting
 STALL_S = 30.0  # without an `ack` while frames wait for one
 TEND_S = 0.25
@@ -71,7 +72,8 @@ class Frame:
 
     number: int
     chunk: Mapping[str, Any]
-    jpeg: bytes
+    data: bytes
+    is_key: bool
 
 
 class Outbox:
@@ -90,19 +92,36 @@ class Outbox:
         self.heard = time.monotonic()
         self.bell = asyncio.Event()
         self._window = round(AHEAD_S * fps)
+        self._is_torn = False  # frames were left out, and the next one has to need none before it
 
     def say(self, **word: Any) -> None:
         self.words.append(word)
         self.bell.set()
 
-    def add(self, chunk: dict[str, Any], jpegs: list[bytes]) -> None:
-        """Take the frames of a chunk; of those before, as many as it has may still wait."""
-        while len(self.frames) > len(jpegs):
-            self.frames.popleft()
-            self.dropped += 1
-        self._window = max(self._window, 2 * len(jpegs))
-        self.frames.extend(Frame(chunk["frame"] + place, chunk, jpeg) for place, jpeg in enumerate(jpegs))
+    def add(self, chunk: dict[str, Any], packets: list[bytes]) -> bool:
+        """Take the frames of a chunk; of those before, as many as it has may still wait.
+
+        Where some are left out, so are those that build on them.
+
+        Returns:
+            Whether a key frame is needed for the stream to go on.
+        """
+        while len(self.frames) > len(packets):
+            self._drop()
+        self._window = max(self._window, 2 * len(packets))
+        keys = chunk.get("keys")
+        for number, data in enumerate(packets, chunk["frame"]):
+            self.frames.append(Frame(number, chunk, data, keys is None or number in keys))
+        while self._is_torn and self.frames and not self.frames[0].is_key:
+            self._drop()
+        self._is_torn = self._is_torn and not self.frames
         self.bell.set()
+        return self._is_torn
+
+    def _drop(self) -> None:
+        self.frames.popleft()
+        self.dropped += 1
+        self._is_torn = True
 
     def ack(self, frame: int) -> None:
         """Hear that a frame has come, and all before it."""
@@ -138,7 +157,7 @@ class Outbox:
                     self.heard = time.monotonic()
                 self.unread.append(frame.number)
                 head = FRAME.pack(frame.number, chunk["chunk"], frame.number / self.fps)
-                await socket.send_bytes(head + frame.jpeg)
+                await socket.send_bytes(head + frame.data)
 
 
 class Session:
@@ -166,7 +185,7 @@ class Session:
         self.begun = 0.0  # when the worker came
         self.prompt = job.prompt
         self._count = 0
-        self._typed: dict[str, Any] | None = None  # the newest prompt that came before the worker
+        self._early: dict[str, Mapping[str, Any]] = {}  # the newest of what was said before the worker came, by type
         self._line: asyncio.StreamWriter | None = None
         self._place: int | None = None
 
@@ -191,11 +210,7 @@ class Session:
                 self._count = values.get("id", self._count + 1)
                 self.prompt = values["prompt"]
                 self.outbox.say(type="accepted", id=self._count, prompt=self.prompt)
-                word = {"type": "prompt", "prompt": self.prompt, "id": self._count}
-                if self._line is None:
-                    self._typed = word
-                else:
-                    await self._pass_on(word)
+                await self._pass_on({"type": "prompt", "prompt": self.prompt, "id": self._count})
             case "action":
                 action = values.get("action")
                 if action is not None and action not in self.actions:
@@ -203,6 +218,8 @@ class Session:
                     message = f"model `{self.offer.name}` knows no action `{action}`: {known}"
                     raise ApiError(400, message, code="invalid_value", param="action")
                 await self._pass_on({"type": "action", "action": action})
+            case "format":
+                await self._pass_on({"type": "format", "formats": _listed(values["format"])})
             case "save":
                 if self._line is None:
                     raise ApiError(400, "nothing was shown yet: save when frames have come", code="not_ready")
@@ -216,10 +233,13 @@ class Session:
                 raise ApiError(400, "the session runs already: send `prompt` for another prompt", code="invalid_value")
 
     async def _pass_on(self, word: Mapping[str, Any]) -> None:
-        if self._line is not None:
-            self._line.write(live_line.packed(word))
-            with suppress(ConnectionError):
-                await self._line.drain()
+        """Tell the worker; of each type, the newest word waits for one that has not come yet."""
+        if self._line is None:
+            self._early[word["type"]] = word
+            return
+        self._line.write(live_line.packed(word))
+        with suppress(ConnectionError):
+            await self._line.drain()
 
     # -- the worker ----------------------------------------------------------------------------------------------------
 
@@ -230,13 +250,16 @@ class Session:
     async def hear(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Take over what the worker tells, until one of both ends."""
         self._line, self.begun = writer, time.monotonic()
-        if self._typed is not None:
-            await self._pass_on(self._typed)
+        for word in self._early.values():  # before anything that is said from now on
+            writer.write(live_line.packed(word))
         while not self.over.is_set() and (message := await live_line.receive(reader)) is not None:
             word, data = message
             match word["type"]:
+                case "ready":  # to make the first chunk; what was said so far has gone ahead of this
+                    await self._pass_on({"type": "begin"})
                 case "chunk":
-                    self._chunk(word, data)
+                    if self._chunk(word, data):
+                        await self._pass_on({"type": "key"})
                 case "saved":
                     await self._saved(word)
                 case "not_saved":
@@ -251,12 +274,12 @@ class Session:
         if not self.over.is_set():
             self._failed({"code": "worker_died", "message": "the worker of this session has ended: start again"})
 
-    def _chunk(self, word: dict[str, Any], data: bytes) -> None:
-        jpegs, begin = list[bytes](), 0
+    def _chunk(self, word: dict[str, Any], data: bytes) -> bool:
+        packets, begin = list[bytes](), 0
         for length in word.pop("lengths"):
-            jpegs.append(data[begin : begin + length])
+            packets.append(data[begin : begin + length])
             begin += length
-        self.outbox.add({**word, "frames": len(jpegs)}, jpegs)
+        return self.outbox.add({**word, "frames": len(packets)}, packets)
 
     def _failed(self, error: Mapping[str, Any]) -> None:
         message = f"{error['message']}; {error['hint']}" if error.get("hint") else error["message"]
@@ -426,7 +449,7 @@ class Lives:
         if not self.settings.live_limit:
             raise ApiError(403, "this server offers no live sessions", code="unsupported")
         self.intake.check_room(owner)
-        given = {name: value for name, value in values.items() if name not in ("type", "model", "prompt")}
+        given = {name: value for name, value in values.items() if name not in ("type", "model", "prompt", "format")}
         offer = self._offer(values.get("model"))
         try:
             size = given.pop("size", "auto").strip()
@@ -441,6 +464,7 @@ class Lives:
         options = given | {"seed": job.seed}
         shape = {"width": job.shape.width, "height": job.shape.height, "fps": job.fps}
         order = {"address": self.address, "secret": secret, "prompt": values["prompt"], "options": options}
+        order["formats"] = _listed(values.get("format", JPEG))
         new = NewJob(
             kind=live_line.KIND, model=offer.name, order=order | {"shape": shape}, prompt=values["prompt"],
             owner=owner.name, source=live_line.KIND, priority=min(0, owner.priority), max_attempts=1,
@@ -596,6 +620,10 @@ async def _farewell(socket: WebSocket, session: Session) -> None:
                 await socket.send_json(session.outbox.words.popleft())
             await socket.send_json({"type": "end", "reason": session.reason})
             await socket.close(*CLOSES[session.reason])
+
+
+def _listed(formats: str | list[str]) -> list[str]:
+    return [formats] if isinstance(formats, str) else formats
 
 
 def _error(error: ApiError) -> dict[str, Any]:

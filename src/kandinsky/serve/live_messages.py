@@ -10,11 +10,18 @@ from pydantic import Field
 
 from kandinsky.engine.request import SEED_LIMIT
 from kandinsky.jobs.live_line import KEPT_S
+from kandinsky.media.packets import FORMATS, JPEG, Format
 from kandinsky.serve.envelope import ApiError
 from kandinsky.serve.fields import LONGEST_PROMPT, Asked, Sizes, checked
 
 Prompt = Annotated[str, Field(max_length=LONGEST_PROMPT)]
 Number = Annotated[int, Field(ge=0, lt=2**53)]
+
+
+Wanted = Annotated[
+    Format | Annotated[list[Format], Field(min_length=1, max_length=len(FORMATS))],
+    Field(description="How frames may be sent: a name, or names of which the first that can be is taken."),
+]
 
 
 class Start(Asked):
@@ -29,6 +36,7 @@ class Start(Asked):
     guidance: float | None = None
     shift: float | None = None
     negative_prompt: Prompt | None = None
+    format: Wanted = JPEG
 
 
 class NewPrompt(Asked):
@@ -44,6 +52,13 @@ class Action(Asked):
 
     type: Literal["action"]
     action: Annotated[str, Field(max_length=40)] | None = None
+
+
+class NewFormat(Asked):
+    """Send frames in another way from the next chunk on; of a coded one, it begins with a key frame."""
+
+    type: Literal["format"]
+    format: Wanted
 
 
 class Ack(Asked):
@@ -68,7 +83,7 @@ class Stop(Asked):
 
 
 KINDS: Mapping[str, type[Asked]] = {
-    "start": Start, "prompt": NewPrompt, "action": Action, "ack": Ack, "save": Save, "stop": Stop
+    "start": Start, "prompt": NewPrompt, "action": Action, "format": NewFormat, "ack": Ack, "save": Save, "stop": Stop
 }  # fmt: skip
 
 

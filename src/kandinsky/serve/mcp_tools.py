@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 LONGEST_WAIT_S = 50.0  # clients give up after a minute
 LOOK_S = 0.5
-CHANGES = ("strength", "mask", "span", "place", "source_prompt")  # what is done to a clip; else it is continued
+# What is done to a clip; else it is continued
+CHANGES = ("strength", "mask", "span", "place", "source_prompt", "upscale")
 THUMBNAIL = "image/webp"
 ABOUT = (
     "Makes clips, images and sound with the Kandinsky models. `generate` answers at once with the name of a job; ask "
@@ -90,7 +91,7 @@ class Generate(Arguments):
     video: str | None = Field(
         None,
         description="For audio: the clip. For a clip: the one that is continued; with `strength`, `mask`, `span`, "
-        "`place` or `source_prompt`, the one that is changed.",
+        "`place` or `source_prompt`, the one that is changed; with `upscale`, the one that is made larger.",
     )
     strength: float | None = Field(None, description="How far `video` is changed as a whole.", gt=0, le=1)
     span: str | None = Field(None, description="The part of `video` made anew, as `1s:2s` or `12:24`.", max_length=40)
@@ -115,6 +116,12 @@ class Generate(Arguments):
     branch: list[str] | None = Field(None, description="Branches to use, of those that `list_models` names.")
     seconds: float | None = Field(None, description="Length of a clip.", ge=0)
     size: str | None = Field(None, description="`WIDTHxHEIGHT`.", max_length=20)
+    upscale: float | str | None = Field(
+        None,
+        description="Makes the clip, or `video` as it is, larger in a second stage: a factor such as 2, or "
+        "`WIDTHxHEIGHT`.",
+    )
+    upscale_strength: float | None = Field(None, description="How far that changes it; 0.4 by default.", gt=0, le=1)
     steps: int | None = Field(None, description="Steps of the sampler; more take longer.", ge=1)
     guidance: float | None = Field(None, description="Classifier-free guidance scale (1 disables it).")
     seed: int | None = Field(None, description="The same seed gives the same result.", ge=0)

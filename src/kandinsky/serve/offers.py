@@ -12,6 +12,7 @@ from typing import Any
 from kandinsky import catalogue
 from kandinsky.engine.accepts import accepted
 from kandinsky.engine.request import SEED_LIMIT, resolve, shortest_clip
+from kandinsky.engine.upscale import can_upscale
 from kandinsky.engine.windows import LONGEST, default_overlap
 from kandinsky.errors import KandinskyError, RequestError
 from kandinsky.jobs.loaded import branch_names, find_branch, lora_names
@@ -242,6 +243,7 @@ class Offers:
             expands=card.task in (able or ()),
             stills=offer.makes_stills,
             extends=offer.extends,
+            upscales=can_upscale(card),
             live=offer.streams,
             seconds=[0.0, 120.0] if sound else [clip.min_seconds, clip.max_seconds],
             longest=120.0 if sound else offer.longest,

@@ -133,6 +133,7 @@ class ModelObject(BaseModel):
     expands: bool
     stills: bool = Field(description="Whether it also makes images")
     extends: bool = Field(description="Whether it can continue a clip")
+    upscales: bool = Field(description="Whether it can make its clips, and given ones, larger in a second stage")
     live: bool = Field(description="Whether `/v1/live` can show it")
     seconds: list[float] = Field(description="Shortest and longest; 0 makes an image")
     longest: float = Field(description="Longest clip; beyond `seconds`, clips are made in windows")

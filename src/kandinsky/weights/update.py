@@ -78,7 +78,7 @@ def _layers(net: nn.Module, state: Mapping[str, Tensor], path: Path) -> list[str
         layer = name.removesuffix(DOWN).removesuffix(UP)
         outputs, inputs = shapes.get(layer, (0, 0))
         width = inputs if name.endswith(DOWN) else outputs
-        halves = {state.get(layer + end, tensor).shape[0] for end in (DOWN, UP)}
+        halves = {state.get(layer + end, tensor).shape[:1] for end in (DOWN, UP)}
         if layer == name or tensor.ndim != 2 or tensor.shape[1] != width or len(halves) > 1:
             raise WeightsError(f"tensor `{name}` in `{path}` does not fit the network: it is no update of its layers")
         if layer + DOWN not in state or layer + UP not in state:

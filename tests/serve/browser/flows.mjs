@@ -331,6 +331,57 @@ const FLOWS = {
     return page;
   },
 
+  /** A clip is made larger as it is made, a result by one click, and a file by what changes of it. */
+  async larger(browser) {
+    await clear();
+    const page = await open(browser);
+    const sent = async (act) => {
+      const before = (await newest())?.id;
+      await act();
+      for (let end = Date.now() + PATIENCE; ; await page.waitForTimeout(100)) {
+        const last = await newest();
+        if (last && last.id !== before) return over(last.id);
+        check(Date.now() < end, "nothing was sent");
+      }
+    };
+    const send = () => page.click("button[type=submit]");
+    await page.fill("#prompt", "a panda");
+    await shortest(page);
+    await more(page, { steps: 2, seed: 3 });
+    await page.fill("#upscale", "big");
+    await send();
+    check(/1920x1080/.test(await page.textContent(".problem")), "it does not say what is allowed");
+    await page.fill("#upscale", "1.5");
+    await page.fill("#upscale_strength", "0.5");
+    const large = await sent(send);
+    same(`${large.status} ${large.size} ${large.request.upscale} ${large.request.upscale_strength}`, "completed 144x144 1.5 0.5", large.error?.message || "a larger clip");
+    await cardOf(page, large.id).click();
+    await page.waitForSelector(".viewer video");
+    await page.waitForFunction(() => document.querySelector(".viewer video").videoWidth === 144);
+    check(/144 × 144/.test(await page.textContent(".viewer .facts")), "its size is not told");
+    await accessible(page, "a larger clip");
+    const larger = await sent(() => page.click(".viewer button:has-text('Make larger')"));
+    same(`${larger.status} ${larger.size} ${larger.frames}`, `completed 288x288 ${large.frames}`, larger.error?.message || "twice as large");
+    await page.waitForFunction(() => !document.querySelector("dialog[open]"));
+    // all its settings again: the clip is there, as it is, and its size is what changes
+    await cardOf(page, larger.id).click();
+    await page.click(".viewer button:has-text('Reuse all')");
+    await page.waitForSelector("[data-guide=source] .slot.full");
+    check(await page.locator("[data-guide=source] .segments label:has-text('Its size') input").isChecked(), "what changes");
+    await more(page, { steps: 2 });
+    same(await page.inputValue("#upscale"), "2", "how much larger");
+    if (process.env.SHOTS) await page.screenshot({ path: `${process.env.SHOTS}/larger.png`, fullPage: true });
+    await page.fill("#upscale", "192x240");
+    const other = await sent(send);
+    same(`${other.status} ${other.size}`, "completed 192x240", other.error?.message || "by size");
+    await page.click("[data-guide=source] header button");
+    await page.click(".languages button[lang=ru]");
+    await page.waitForSelector("label[for=upscale]:has-text('Увеличить')");
+    await page.setViewportSize({ width: 390, height: 844 });
+    check((await page.evaluate(() => document.documentElement.scrollWidth - innerWidth)) <= 0, "the page is wider than the screen");
+    return page;
+  },
+
   /** A grid over seeds and steps, two of it compared, with a slider and side by side. */
   async grid(browser) {
     await clear();

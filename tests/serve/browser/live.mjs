@@ -44,6 +44,7 @@ async function changes(page, before) {
 async function live(browser) {
   const context = await browser.newContext({ locale: "ru-RU", viewport: { width: 1280, height: 800 } });
   const page = await context.newPage();
+  await page.addInitScript(() => delete globalThis.VideoDecoder); // as on a page without https
   page.setDefaultTimeout(60_000);
   page.on("pageerror", (error) => faults.push(String(error)));
   page.on("console", (line) => /Content Security Policy|Refused to/.test(line.text()) && faults.push(line.text()));
@@ -59,6 +60,7 @@ async function live(browser) {
   await page.waitForSelector(".live-stage.live");
   const first = await pixels(page);
   await changes(page, first);
+  check((await page.getAttribute(".live-stage canvas", "data-format")) === "jpeg", "not JPEG without WebCodecs");
   await shot(page, "live");
   await page.fill("#live-prompt", "<b>трактор</b>");
   await page.keyboard.press("Enter");
@@ -88,8 +90,84 @@ async function live(browser) {
   check(!faults.length, faults.join("\n"));
 }
 
+/** A world is played by keys, and another prompt stands where the one before did. */
+async function world(browser) {
+  const context = await browser.newContext({ viewport: { width: 1000, height: 800 } });
+  const page = await context.newPage();
+  await page.addInitScript(() => {
+    const Own = globalThis.VideoDecoder;
+    globalThis.VideoDecoder = class extends Own {
+      constructor(told) {
+        super(told);
+        globalThis.faulty = () => (this.close(), told.error(new Error("faulty")));
+      }
+    };
+  });
+  page.setDefaultTimeout(60_000);
+  page.on("pageerror", (error) => faults.push(String(error)));
+  await page.goto(`${url}/live`);
+  await page.fill("#key", key);
+  await page.keyboard.press("Enter");
+  await page.waitForSelector("#live-prompt");
+  await page.selectOption("#live-model", "nano-world");
+  await page.fill("#live-prompt", "a panda on a blue background");
+  await page.keyboard.press("Enter");
+  await page.waitForSelector(".live-stage.live");
+  // where the subject is: the mean column of what is unlike the background, of 0 to 1
+  const where = () =>
+    page.evaluate(() => {
+      const canvas = document.querySelector(".live-stage canvas");
+      const { data, width, height } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+      let [sum, count] = [0, 0];
+      for (let y = 0; y < height; y++)
+        for (let x = 0; x < width; x++) {
+          const unlike = [0, 1, 2].reduce((all, c) => all + Math.abs(data[(y * width + x) * 4 + c] - data[2 * width * 4 + 8 + c]), 0);
+          if (unlike > 150) (sum += x), count++;
+        }
+      return count ? sum / count / width : 0.5;
+    });
+  const until = async (test, what) => {
+    for (let tries = 0; tries < 200; tries++) {
+      if (test(await where())) return;
+      await page.waitForTimeout(100);
+    }
+    throw new Error(`${what}: it is at ${await where()}`);
+  };
+  const best = await page.evaluate(async () => {
+    const able = async (codec) => (await VideoDecoder.isConfigSupported({ codec })).supported;
+    return (await able("avc1.42C01E")) ? "h264" : (await able("vp09.00.10.08")) ? "vp9" : "jpeg";
+  });
+  const format = () => page.getAttribute(".live-stage canvas", "data-format");
+  check((await format()) === best, `${await format()} instead of ${best}`);
+  const background = () => page.evaluate(() => [...document.querySelector(".live-stage canvas").getContext("2d").getImageData(4, 4, 1, 1).data].slice(0, 3));
+  const [red, green, blue] = await background();
+  check(blue > 150 && red < 90 && green < 110, `the background is ${await background()}, not blue`);
+  await page.keyboard.down("ArrowRight"); // without a click: the keys play once the session runs
+  await page.waitForSelector(".live-pad .right.on");
+  await until((at) => at > 0.68, "right");
+  await page.keyboard.up("ArrowRight");
+  await page.fill("#live-prompt", "a frog on a pink background");
+  await page.keyboard.press("Enter");
+  await page.waitForFunction(() => document.querySelector(".live-caption b")?.textContent === "a frog on a pink background");
+  await until((at) => at > 0.68, "the other one is elsewhere");
+  await shot(page, "world");
+  check((await page.inputValue("#live-prompt")) === "a frog on a pink background", "the prompt is not kept");
+  await page.keyboard.down("ArrowLeft");
+  await page.waitForSelector(".live-pad .left.on");
+  await until((at) => at < 0.66, "left");
+  await page.keyboard.up("ArrowLeft");
+  await page.evaluate(() => globalThis.faulty()); // a decoder that fails after all
+  await page.waitForFunction(() => document.querySelector(".live-stage canvas").dataset.format === "jpeg");
+  await accessible(page, "a world");
+  await page.click(".composer .send .secondary");
+  await page.waitForSelector(".live-stage.ended");
+  check(!faults.length, faults.join("\n"));
+  await context.close();
+}
+
 const browser = await chromium.launch({ executablePath, args: FLAGS });
 try {
+  await world(browser);
   await live(browser);
   console.log(JSON.stringify({ ok: true }));
 } catch (error) {

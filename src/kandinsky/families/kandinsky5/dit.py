@@ -31,7 +31,7 @@ from kandinsky.families.parts.transformer import (
     unpatchify,
 )
 from kandinsky.model.values import TextEmbeddings
-from kandinsky.ops.attention import AttentionSpec, attention
+from kandinsky.ops.attention import AttentionSpec, attention, leaves_open
 from kandinsky.ops.blocks import BlockRunner, Mix, run_all
 from kandinsky.ops.branches import Beside, Site, added
 from kandinsky.ops.causal import ChunkTexts, causal_mix, turns_itself
@@ -39,6 +39,7 @@ from kandinsky.ops.fused import modulated, normed_heads
 from kandinsky.ops.key_values import KeyValues
 from kandinsky.ops.linear import Linear, linear_gelu
 from kandinsky.ops.nabla import KeptBlocks, Nabla
+from kandinsky.ops.native import products
 from kandinsky.ops.packed import Segments, Size, laid, taken
 from kandinsky.ops.precision import island
 from kandinsky.ops.rope import Rotation, Unturned, axis_angles, grid_angles
@@ -140,6 +141,19 @@ class TextBlock(nn.Module):
         self.feed_forward = FeedForward(params.model_dim, params.ff_dim)
 
     def forward(self, text_BLD: Tensor, e_BE: Tensor, rotation: Rotation, mask_BL: Tensor | None) -> Tensor:
+        made = products.block(
+            text_BLD,
+            e_BE,
+            self.text_modulation,
+            self.self_attention,
+            self.feed_forward,
+            rotation=rotation,
+            norm_eps=NORM_EPS,
+            heads_eps=HEAD_NORM_EPS,
+            mask=mask_BL,
+        )
+        if made is not None:
+            return made
         shift, scale, gate, ff_shift, ff_scale, ff_gate = self.text_modulation(e_BE)
         normed = modulated_norm(text_BLD, shift, scale)
         mix = partial(attention, mask=mask_BL)
@@ -177,6 +191,22 @@ class VisualBlock(nn.Module):
             segments: Of several clips in one sequence; B is 1 then, but that of the texts, one for each clip. Or of
                 unequal parts of the frames of a clip, each with a row of ``e``.
         """
+        if segments is None and not isinstance(told, ChunkTexts) and leaves_open(mix):
+            made = products.block(
+                x_BSD,
+                e,
+                self.visual_modulation,
+                self.self_attention,
+                self.feed_forward,
+                rotation=rotation,
+                norm_eps=NORM_EPS,
+                heads_eps=HEAD_NORM_EPS,
+                cross=self.cross_attention,
+                text_BLD=text_BLD,
+                mask=told,
+            )
+            if made is not None:
+                return made
         m = self.visual_modulation(e)
         normed = modulated_norm(x_BSD, m[0], m[1], segments)
         x_BSD = gated_sum(x_BSD, m[2], self.self_attention(normed, rotation=rotation, mix=mix), segments)

@@ -25,6 +25,7 @@ from kandinsky.families.kandinsky_video1.keyframes import encode_image, fill_gap
 from kandinsky.families.parts.projected import no_text
 from kandinsky.media import recipe
 from kandinsky.model.values import TextEmbeddings, Video, VideoStream
+from kandinsky.ops.native import library
 
 log = logging.getLogger(__name__)
 GAPS_AT_ONCE = 56  # as many as the official code's second pass has of a clip of keyframes
@@ -135,4 +136,6 @@ def _recipe(context: Context, video: Video, settings: Raise, used: Mapping[str, 
         **used,
     }
     device = str(context.placement.device("interpolation"))
-    return recipe.build(values, revision=context.revision, dtype=context.precision.name, device=device)
+    kernels = library.told() if device == "cpu" else None
+    dtype = context.precision.name
+    return recipe.build(values, revision=context.revision, dtype=dtype, device=device, kernels=kernels)

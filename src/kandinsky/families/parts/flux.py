@@ -13,20 +13,9 @@ from torch import Tensor, nn
 
 from kandinsky.errors import needs
 from kandinsky.families.parts.params import FluxParams
-from kandinsky.ops.enlarge import convolve_doubled_image
+from kandinsky.ops.enlarge import Doubling
 
 LOGVAR_RANGE = (-30.0, 20.0)
-
-
-class Doubling(nn.Module):
-    """Diffusers' layer that doubles an image and convolves it, its tensors and names."""
-
-    def __init__(self, conv: nn.Conv2d) -> None:
-        super().__init__()
-        self.conv = conv
-
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        return convolve_doubled_image(x_BCHW, self.conv)
 
 
 class FluxAutoencoder(nn.Module):

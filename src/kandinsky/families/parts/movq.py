@@ -20,7 +20,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from kandinsky.families.parts.params import MOVQ_PIECE, MovqParams
 from kandinsky.ops.attention import attention
-from kandinsky.ops.enlarge import convolve_doubled_image
+from kandinsky.ops.enlarge import Doubling
 
 GROUPS, EPS = 32, 1e-6
 
@@ -125,17 +125,6 @@ class Halving(nn.Module):
         return out
 
 
-class Doubling(nn.Module):
-    """Every pixel four times, then a convolution."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return convolve_doubled_image(x, self.conv)
-
-
 class Middle(nn.Module):
     """The narrowest place of both halves."""
 
@@ -227,7 +216,7 @@ class Decoder(nn.Module):
         for i, width in enumerate(widths):
             before = widths[min(i + 1, last)]
             level = Level((before, width), params.num_res_blocks + 1, z, attends=params.attends(i), **time)
-            level.upsample = Doubling(width) if i > 0 else None
+            level.upsample = Doubling(nn.Conv2d(width, width, 3, padding=1)) if i > 0 else None
             self.up.append(level)
         self.norm_out = Norm(widths[0], z)
         self.conv_out = nn.Conv2d(widths[0], params.out_ch, 3, padding=1)

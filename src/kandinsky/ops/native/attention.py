@@ -15,6 +15,7 @@ TILE = 64  # tokens that the kernel takes at once: blocks are a multiple of it
 WIDEST = 512
 # least multiplications of queries and keys: what is smaller takes as long to call as to compute
 LEAST = 2**22
+LEAST_QUERIES = 2**15  # numbers of the queries from which on any keys will do: PyTorch's kernel is slow with few
 LEAST_IN_BLOCKS = 2**27  # as if none were left out
 
 
@@ -42,7 +43,10 @@ def pays(q_BSNK: Tensor, k_BLNK: Tensor, *, in_blocks: bool = False) -> bool:
     """
     if q_BSNK.dtype is torch.bfloat16 and library.has_tiles():
         return False
-    return q_BSNK.is_cpu and q_BSNK.numel() * k_BLNK.shape[1] >= (LEAST_IN_BLOCKS if in_blocks else LEAST)
+    numbers = q_BSNK.numel()
+    if not in_blocks and numbers >= LEAST_QUERIES:
+        return q_BSNK.is_cpu
+    return q_BSNK.is_cpu and numbers * k_BLNK.shape[1] >= (LEAST_IN_BLOCKS if in_blocks else LEAST)
 
 
 def dense(q_BSNK: Tensor, k_BLNK: Tensor, v_BLNK: Tensor, mask: Tensor | None) -> Tensor:

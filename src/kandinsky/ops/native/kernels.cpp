@@ -467,15 +467,23 @@ void normed_heads(T* x, const float* weight, const float* table, long tokens, lo
 // out = LayerNorm(x)·scale + shift
 template <class T>
 void modulated(const T* x, const float* scale, const float* shift, T* out, long rows, long D, float eps) {
+    constexpr long TWO = 2 * LANES;  // sums of two vectors at once wait less for each other
     for (long s = 0; s < rows; ++s, x += D, out += D) {
-        __m512 sum = _mm512_setzero_ps(), squares = _mm512_setzero_ps();
-        for (long d = 0; d < D; d += LANES) sum = _mm512_add_ps(sum, load(x + d));
-        const __m512 mean = _mm512_set1_ps(sum_of(sum) / static_cast<float>(D));
-        for (long d = 0; d < D; d += LANES) {
+        __m512 sum = _mm512_setzero_ps(), other = sum, squares = sum, others = sum;
+        for (long d = 0; d < D; d += TWO) {
+            sum = _mm512_add_ps(sum, load(x + d));
+            if (d + LANES < D) other = _mm512_add_ps(other, load(x + d + LANES));
+        }
+        const __m512 mean = _mm512_set1_ps(sum_of(_mm512_add_ps(sum, other)) / static_cast<float>(D));
+        for (long d = 0; d < D; d += TWO) {
             const __m512 y = _mm512_sub_ps(load(x + d), mean);
             squares = _mm512_fmadd_ps(y, y, squares);
+            if (d + LANES >= D) continue;
+            const __m512 z = _mm512_sub_ps(load(x + d + LANES), mean);
+            others = _mm512_fmadd_ps(z, z, others);
         }
-        const __m512 share = _mm512_set1_ps(1.0f / std::sqrt(sum_of(squares) / static_cast<float>(D) + eps));
+        const float spread = sum_of(_mm512_add_ps(squares, others)) / static_cast<float>(D);
+        const __m512 share = _mm512_set1_ps(1.0f / std::sqrt(spread + eps));
         for (long d = 0; d < D; d += LANES) {
             const __m512 y = _mm512_mul_ps(_mm512_sub_ps(load(x + d), mean), share);
             store(out + d, _mm512_fmadd_ps(y, load(scale + d), load(shift + d)));
@@ -489,11 +497,481 @@ template <class T> void gated(const T* x, const float* gate, T* update, long row
         for (long d = 0; d < D; d += LANES) store(update + d, _mm512_fmadd_ps(load(gate + d), load(update + d), load(x + d)));
 }
 
+// -- products with weights --------------------------------------------------------------------------------------------
+// Weights are read as they lie, [N][K]: a row is broadcast unit by unit, and 64 tokens are lanes. So nothing is packed
+// but the tokens, and what a product gives, [N][64], is already the lanes of the next one.
+
+constexpr int ROWS = 48;  // rows of weights between two turns of what they give; a multiple of all that `block` takes
+
+// out[r][64] = sum over steps of rows · lanes, for R rows and the first C vectors of tokens
+template <class M, int R, int C>
+inline void block(const uint32_t* lanes, const uint32_t* rows, long steps, float* out) {
+    __m512 sums[R][C];
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+        for (int c = 0; c < C; ++c) sums[r][c] = _mm512_setzero_ps();
+    const uint32_t* at = rows;
+    for (long step = 0; step < steps; ++step, lanes += TILE, ++at) {
+        __m512i column[C];
+#pragma GCC unroll 4
+        for (int c = 0; c < C; ++c) column[c] = _mm512_loadu_si512(lanes + c * LANES);
+#pragma GCC unroll 16
+        for (int r = 0; r < R; ++r) {
+            const __m512i one = _mm512_set1_epi32(static_cast<int>(at[r * steps]));
+#pragma GCC unroll 4
+            for (int c = 0; c < C; ++c) sums[r][c] = Product<M>::add(sums[r][c], column[c], one);
+        }
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+        for (int c = 0; c < C; ++c) store(out + r * TILE + c * LANES, sums[r][c]);
+}
+
+template <class M, int C>
+void blocks(const uint32_t* lanes, const uint32_t* rows, long steps, int count, float* out) {
+    constexpr int MOST = C == 4 ? 6 : C == 3 ? 8 : 12;  // sums, columns and a row fit the 32 registers
+    int done = 0;
+    for (; count - done >= MOST; done += MOST) block<M, MOST, C>(lanes, rows + done * steps, steps, out + done * TILE);
+    for (; count - done >= 4; done += 4) block<M, 4, C>(lanes, rows + done * steps, steps, out + done * TILE);
+    for (; count - done >= 2; done += 2) block<M, 2, C>(lanes, rows + done * steps, steps, out + done * TILE);
+}
+
+// `count` rows of weights, an even number, and `columns` vectors of tokens
+template <class M>
+void blocks(const uint32_t* lanes, const M* weight, long K, int count, int columns, float* out) {
+    const uint32_t* rows = reinterpret_cast<const uint32_t*>(weight);
+    const long steps = K / Product<M>::PER_UNIT;
+    switch (columns) {
+        case 1: return blocks<M, 1>(lanes, rows, steps, count, out);
+        case 2: return blocks<M, 2>(lanes, rows, steps, count, out);
+        case 3: return blocks<M, 3>(lanes, rows, steps, count, out);
+        default: return blocks<M, 4>(lanes, rows, steps, count, out);
+    }
+}
+
+inline float number(float x) { return x; }
+inline float number(bf16 x) {
+    const uint32_t bits = static_cast<uint32_t>(x.bits) << 16;
+    float y;
+    std::memcpy(&y, &bits, sizeof y);
+    return y;
+}
+
+// to the type and back
+inline __m512 as_type(__m512 x, float) { return x; }
+inline __m512 as_type(__m512 x, bf16) {
+#ifdef __AVX512BF16__
+    const __m256i half = (__m256i)_mm512_cvtneps_pbh(x);
+#else
+    const __m256i half = rounded_half(x);
+#endif
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
+}
+
+// x·Φ(x), to be rounded to bfloat16: off by 1e-4 of itself. log2 Φ(-t) as a polynomial of t, for t from 0 to 6; beyond,
+// it falls as fast as is needed.
+inline __m512 gelu_of_halves(__m512 x) {
+    const auto all = [](float y) { return _mm512_set1_ps(y); };
+    const __m512 t = _mm512_abs_ps(x);
+    __m512 y = _mm512_fmadd_ps(all(-1.9914371e-6f), t, all(6.4879059e-5f));
+    y = _mm512_fmadd_ps(y, t, all(-9.5760298e-4f));
+    y = _mm512_fmadd_ps(y, t, all(8.6192163e-3f));
+    y = _mm512_fmadd_ps(y, t, all(-5.4196645e-2f));
+    y = _mm512_fmadd_ps(y, t, all(-0.45822239f));
+    y = _mm512_fmadd_ps(y, t, all(-1.1513455f));
+    y = power_of_two<false>(_mm512_fmadd_ps(y, t, all(-0.99998909f)));
+    const __mmask16 is_negative = _mm512_movepi32_mask(_mm512_castps_si512(x));
+    return _mm512_mul_ps(x, _mm512_mask_sub_ps(y, static_cast<__mmask16>(~is_negative), all(1.0f), y));
+}
+
+// x·(1 + erf(x/√2))/2, within 3 units of the last place of float32 where that is not tiny; after N. Juffa's erff
+inline __m512 gelu(__m512 x) {
+    const auto all = [](float y) { return _mm512_set1_ps(y); };
+    const __m512 a = _mm512_mul_ps(x, all(0.70710678118654752f));
+    const __m512 t = _mm512_abs_ps(a), s = _mm512_mul_ps(a, a);
+    __m512 rest = _mm512_fmadd_ps(all(-1.72853470e-5f), t, all(3.83197126e-4f));  // 1 - |erf|, far from zero
+    rest = _mm512_fmadd_ps(rest, s, _mm512_fmadd_ps(all(-3.88396438e-3f), t, all(2.42546219e-2f)));
+    rest = _mm512_fmadd_ps(rest, t, all(-1.06777877e-1f));
+    rest = _mm512_fmadd_ps(rest, t, all(-6.34846687e-1f));
+    rest = _mm512_fmadd_ps(rest, t, all(-1.28717512e-1f));
+    rest = _mm512_fmsub_ps(rest, t, t);
+    rest = power_of_two<true>(_mm512_mul_ps(rest, all(LOG2_E)));
+    __m512 near = all(-5.96761703e-4f);
+    near = _mm512_fmadd_ps(near, s, all(4.99119423e-3f));
+    near = _mm512_fmadd_ps(near, s, all(-2.67681349e-2f));
+    near = _mm512_fmadd_ps(near, s, all(1.12819925e-1f));
+    near = _mm512_fmadd_ps(near, s, all(-3.76125336e-1f));
+    near = _mm512_fmadd_ps(near, s, all(1.28379166e-1f));
+    near = _mm512_add_ps(_mm512_fmadd_ps(near, a, a), all(1.0f));
+    const __mmask16 is_far = _mm512_cmp_ps_mask(t, all(0.927734375f), _CMP_GT_OQ);
+    const __mmask16 is_negative = _mm512_movepi32_mask(_mm512_castps_si512(x));
+    const __m512 far = _mm512_mask_mov_ps(_mm512_sub_ps(all(2.0f), rest), is_negative, rest);
+    return _mm512_mul_ps(_mm512_mul_ps(x, all(0.5f)), _mm512_mask_mov_ps(near, is_far, far));
+}
+
+// what a product gave, [count][64] with `count` a multiple of 16, to tokens: +bias, rounded; then x + gate·it, if there is
+template <class T>
+void to_tokens(const float* from, int count, const T* bias, const T* base, const float* gate, T* out, long N, int tokens) {
+    for (int r = 0; r < count; r += LANES) {
+        const __m512 more = bias ? load(bias + r) : _mm512_setzero_ps();
+        for (int c = 0; c * LANES < tokens; ++c) {
+            __m512i square[LANES];
+            for (int i = 0; i < LANES; ++i)
+                square[i] = _mm512_castps_si512(load(from + (r + i) * TILE + c * LANES));
+            transpose(square);
+            for (int i = 0; i < LANES && c * LANES + i < tokens; ++i) {
+                const long at = (c * LANES + i) * N + r;
+                __m512 y = _mm512_add_ps(_mm512_castsi512_ps(square[i]), more);
+                if (gate) y = _mm512_fmadd_ps(load(gate + r), as_type(y, T{}), load(base + at));
+                store(out + at, y);
+            }
+        }
+    }
+}
+
+// what a product gave, [count][64], to lanes of the next product: +bias, rounded, GELU, rounded
+inline void to_lanes(const float* from, int count, const float* bias, uint32_t* lanes, int columns) {
+    for (int r = 0; r < count; ++r)
+        for (int c = 0; c < columns; ++c) {
+            const __m512 y = load(from + r * TILE + c * LANES);
+            const __m512 more = _mm512_set1_ps(bias ? bias[r] : 0.0f);
+            store(reinterpret_cast<float*>(lanes) + r * TILE + c * LANES, gelu(_mm512_add_ps(y, more)));
+        }
+}
+inline void to_lanes(const float* from, int count, const bf16* bias, uint32_t* lanes, int columns) {
+    const __m512i upper = _mm512_set1_epi32(static_cast<int>(0xffff0000u));
+    for (int r = 0; r < count; r += 2)
+        for (int c = 0; c < columns; ++c) {
+            const auto made = [&](int row) {
+                __m512 y = load(from + row * TILE + c * LANES);
+                if (bias) y = _mm512_add_ps(y, _mm512_set1_ps(number(bias[row])));
+                return _mm512_castps_si512(as_type(gelu_of_halves(as_type(y, bf16{})), bf16{}));
+            };
+            const __m512i pair = _mm512_or_si512(_mm512_srli_epi32(made(r), 16), _mm512_and_si512(made(r + 1), upper));
+            _mm512_storeu_si512(lanes + r / 2 * TILE + c * LANES, pair);
+        }
+}
+
+struct Weights {
+    const void *weight, *bias;  // [N][K]; [N] or null
+};
+
+template <class T> struct Layer {
+    Weights weights;
+    T* out;              // [tokens][N]
+    long N;
+    const float* norm;   // [width of a head]: RMSNorm of the heads; null: none
+    const float* turns;  // [tokens][width of a head], see `normed_heads`; null: none
+    long width;
+    float eps;
+};
+
+// calls work(first tile) for tiles of tokens, in as many threads as are worth starting
+template <class Do> void over_tiles(long tokens, double multiplications, long threads, const Do& work) {
+    constexpr double LEAST = 1 << 25;  // of a thread
+    const long tiles = (tokens + TILE - 1) / TILE;
+    long workers = static_cast<long>(multiplications / LEAST);
+    workers = workers < threads ? workers : threads;
+    workers = workers < 1 ? 1 : workers < tiles ? workers : tiles;
+    std::atomic<long> next{0};
+    const auto run = [&] { work([&] { const long at = next.fetch_add(1); return at < tiles ? at * TILE : -1; }); };
+    std::vector<std::thread> others;
+    for (long i = 1; i < workers; ++i) others.emplace_back(run);
+    run();
+    for (auto& other : others) other.join();
+}
+
+// layers of the same tokens, each with its bias, the norm of its heads and their turn
+template <class T>
+void project(const T* x, long tokens, long K, const Layer<T>* layers, int count, const T* base, const float* gate,
+             long threads) {
+    double work = 0.0;
+    for (int i = 0; i < count; ++i) work += static_cast<double>(tokens) * K * layers[i].N;
+    over_tiles(tokens, work, threads, [&](const auto& next) {
+        Scratch packed(K / Product<T>::PER_UNIT * TILE * 4), given(ROWS * TILE * 4);
+        uint32_t* lanes = packed.as<uint32_t>();
+        float* sums = given.as<float>();
+        for (long first; (first = next()) >= 0;) {
+            const int have = static_cast<int>(tokens - first < TILE ? tokens - first : TILE);
+            pack_queries<T, T>(x + first * K, K, have, static_cast<int>(K), lanes);
+            for (int i = 0; i < count; ++i) {
+                const Layer<T>& layer = layers[i];
+                const T* weight = static_cast<const T*>(layer.weights.weight);
+                const T* bias = static_cast<const T*>(layer.weights.bias);
+                T* out = layer.out + first * layer.N;
+                for (long n = 0; n < layer.N; n += ROWS) {
+                    const int rows = static_cast<int>(layer.N - n < ROWS ? layer.N - n : ROWS);
+                    blocks<T>(lanes, weight + n * K, K, rows, (have + LANES - 1) / LANES, sums);
+                    to_tokens(sums, rows, bias ? bias + n : nullptr, base ? base + first * layer.N + n : nullptr,
+                              gate ? gate + n : nullptr, out + n, layer.N, have);
+                }
+                if (!layer.norm) continue;
+                const float* turns = layer.turns ? layer.turns + first * layer.width : nullptr;
+                normed_heads(out, layer.norm, turns, have, layer.N / layer.width, layer.width, layer.eps);
+            }
+        }
+    });
+}
+
+// base + gate·second(GELU(first(x))), K -> H -> N
+template <class T>
+void feed_forward(const T* x, long tokens, long K, long H, long N, const Weights& first_layer, const Weights& second_layer,
+                  T* out, const T* base, const float* gate, long threads) {
+    const T *first_weight = static_cast<const T*>(first_layer.weight), *first_bias = static_cast<const T*>(first_layer.bias);
+    const T* second_weight = static_cast<const T*>(second_layer.weight);
+    const T* second_bias = static_cast<const T*>(second_layer.bias);
+    constexpr int PER_UNIT = Product<T>::PER_UNIT;
+    over_tiles(tokens, static_cast<double>(tokens) * H * (K + N), threads, [&](const auto& next) {
+        Scratch packed(K / PER_UNIT * TILE * 4), hidden(H / PER_UNIT * TILE * 4), given(ROWS * TILE * 4);
+        uint32_t *lanes = packed.as<uint32_t>(), *middle = hidden.as<uint32_t>();
+        float* sums = given.as<float>();
+        for (long first; (first = next()) >= 0;) {
+            const int have = static_cast<int>(tokens - first < TILE ? tokens - first : TILE);
+            const int columns = (have + LANES - 1) / LANES;
+            pack_queries<T, T>(x + first * K, K, have, static_cast<int>(K), lanes);
+            for (long h = 0; h < H; h += ROWS) {
+                const int rows = static_cast<int>(H - h < ROWS ? H - h : ROWS);
+                blocks<T>(lanes, first_weight + h * K, K, rows, columns, sums);
+                to_lanes(sums, rows, first_bias ? first_bias + h : nullptr, middle + h / PER_UNIT * TILE, columns);
+            }
+            for (long n = 0; n < N; n += ROWS) {
+                const int rows = static_cast<int>(N - n < ROWS ? N - n : ROWS);
+                blocks<T>(middle, second_weight + n * H, H, rows, columns, sums);
+                to_tokens(sums, rows, second_bias ? second_bias + n : nullptr, base + first * N + n, gate + n,
+                          out + first * N + n, N, have);
+            }
+        }
+    });
+}
+
+// a few rows in float32 with weights of any type: out[m][n] = sum of x[m][k]·weight[n][k] + bias[n]
+template <class T>
+void few_rows(const float* x, long rows, long K, const T* weight, const T* bias, float* out, long N) {
+    for (long n = 0; n < N; ++n, weight += K)
+        for (long m = 0; m < rows; ++m) {
+            __m512 sum = _mm512_setzero_ps();
+            for (long k = 0; k < K; k += LANES) sum = _mm512_fmadd_ps(load(x + m * K + k), load(weight + k), sum);
+            out[m * N + n] = sum_of(sum) + (bias ? number(bias[n]) : 0.0f);
+        }
+}
+
+// -- a block of a transformer -----------------------------------------------------------------------------------------
+
+struct Heads {  // an attention: its layers, and the norms of queries and keys, [K] in the type of the weights
+    Weights query, key, value, out;
+    const void *query_norm, *key_norm;
+};
+
+struct Block {
+    Weights modulation;       // [9D or 6D][E]: shift, scale and gate of each part
+    Heads self, cross;        // `cross.query.weight` null: no attention to a text
+    Weights inner, outer;     // of the feed-forward
+    int64_t D, E, H, K;       // widths of tokens, of the time vector, of the feed-forward, of a head
+    float norm_eps, heads_eps;
+};
+
+struct Work {
+    const void* x;            // [B][S][D]
+    const void* text;         // [B][L][D]
+    const float* e;           // [B][E], after its activation
+    const float* turns;       // [S][K], see `normed_heads`; null: nothing is turned
+    const uint8_t* counted;   // [B][L], which tokens of the text count, [B][S] without a text; null: all
+    void* out;                // [B][S][D]
+    int64_t B, S, L, threads;
+};
+
+template <class T>
+void mix(const T* q, const T* k, const T* v, T* out, const uint8_t* counted, long S, long L, long D, long K, long threads) {
+    Attention work{};
+    work.q = q, work.k = k, work.v = v, work.out = out, work.counted = counted;
+    for (auto* strides : {work.q_strides, work.k_strides, work.v_strides}) strides[1] = D, strides[2] = K;
+    work.B = 1, work.S = S, work.L = L, work.N = D / K, work.K = K, work.threads = threads;
+    work.scale = 1.0f / std::sqrt(static_cast<float>(K));
+    attend<T, T>(work);
+}
+
+// x, and what each part answers to its norm and modulation, through a gate: attention, attention to a text, feed-forward
+template <class T> void run_block(const Block& block, const Work& work) {
+    const long D = block.D, S = work.S, L = work.L, K = block.K, threads = work.threads;
+    const bool sees_text = block.cross.query.weight;
+    const int parts = sees_text ? 3 : 2;
+    Scratch vectors(parts * 3 * D * 4), norms(4 * K * 4), tokens(5 * S * D * sizeof(T)), texts(2 * L * D * sizeof(T));
+    float *m = vectors.as<float>(), *weights = norms.as<float>();
+    T *normed = tokens.as<T>(), *q = normed + S * D, *k = q + S * D, *v = k + S * D, *mixed = v + S * D;
+    T *text_k = texts.as<T>(), *text_v = text_k + L * D;
+    const void* each[4] = {block.self.query_norm, block.self.key_norm, block.cross.query_norm, block.cross.key_norm};
+    for (int i = 0; i < (sees_text ? 4 : 2); ++i)
+        for (long at = 0; at < K; ++at) weights[i * K + at] = number(static_cast<const T*>(each[i])[at]);
+    for (long b = 0; b < work.B; ++b) {
+        const T* x = static_cast<const T*>(work.x) + b * S * D;
+        T* out = static_cast<T*>(work.out) + b * S * D;
+        few_rows(work.e + b * block.E, 1, block.E, static_cast<const T*>(block.modulation.weight),
+                 static_cast<const T*>(block.modulation.bias), m, parts * 3 * D);
+        for (int part = 0; part < parts; ++part)
+            for (long d = 0; d < D; ++d) m[(3 * part + 1) * D + d] += 1.0f;
+        const auto norm = [&](const T* from, int part) {
+            in_stretches(S, D, threads, [&](long first, long rows) {
+                modulated(from + first * D, m + (3 * part + 1) * D, m + 3 * part * D, normed + first * D, rows, D,
+                          block.norm_eps);
+            });
+        };
+        const auto back = [&](const Heads& heads, const T* base, int part) {
+            const Layer<T> layer{heads.out, out, D, nullptr, nullptr, K, 0.0f};
+            project<T>(mixed, S, D, &layer, 1, base, m + (3 * part + 2) * D, threads);
+        };
+        const uint8_t* counted = work.counted ? work.counted + b * (sees_text ? L : S) : nullptr;
+        norm(x, 0);
+        const Layer<T> own[3] = {{block.self.query, q, D, weights, work.turns, K, block.heads_eps},
+                                 {block.self.key, k, D, weights + K, work.turns, K, block.heads_eps},
+                                 {block.self.value, v, D, nullptr, nullptr, K, 0.0f}};
+        project<T>(normed, S, D, own, 3, nullptr, nullptr, threads);
+        mix(q, k, v, mixed, sees_text ? nullptr : counted, S, S, D, K, threads);
+        back(block.self, x, 0);
+        if (sees_text) {
+            norm(out, 1);
+            const Layer<T> query{block.cross.query, q, D, weights + 2 * K, nullptr, K, block.heads_eps};
+            const Layer<T> pair[2] = {{block.cross.key, text_k, D, weights + 3 * K, nullptr, K, block.heads_eps},
+                                      {block.cross.value, text_v, D, nullptr, nullptr, K, 0.0f}};
+            project<T>(normed, S, D, &query, 1, nullptr, nullptr, threads);
+            project<T>(static_cast<const T*>(work.text) + b * L * D, L, D, pair, 2, nullptr, nullptr, threads);
+            mix(q, text_k, text_v, mixed, counted, S, L, D, K, threads);
+            back(block.cross, out, 1);
+        }
+        norm(out, parts - 1);
+        feed_forward<T>(normed, S, D, block.H, D, block.inner, block.outer, out, out, m + (3 * parts - 1) * D, threads);
+    }
+}
+
+// -- volumes of pixels ------------------------------------------------------------------------------------------------
+// Frames, rows, columns, channels; the channels lie together.
+
+struct Volume {
+    const void* x;                // [B][T][H][W][C]
+    void* out;                    // [B][front + T][H + 2·side][W + 2·side][C]: edges are repeated
+    const float *weight, *bias;   // [C] of a group norm; null: none
+    int64_t B, T, H, W, C, groups, front, side, threads;
+    int32_t activates;            // whether x·sigmoid(x) follows
+    float eps;
+};
+
+// calls work(item) for all items, in as many threads as are worth starting
+template <class Do> void over_items(long items, long numbers, long threads, const Do& work) {
+    constexpr long LEAST = 1 << 17;  // numbers of a thread
+    long workers = numbers / LEAST < threads ? numbers / LEAST : threads;
+    workers = workers < 1 ? 1 : workers < items ? workers : items;
+    std::atomic<long> next{0};
+    const auto run = [&] {
+        for (long at; (at = next.fetch_add(1)) < items;) work(at);
+    };
+    std::vector<std::thread> others;
+    for (long i = 1; i < workers; ++i) others.emplace_back(run);
+    run();
+    for (auto& other : others) other.join();
+}
+
+struct Moments {  // of some numbers; joined by Chan's rule
+    double count = 0.0, mean = 0.0, squares = 0.0;
+    void add(double n, double m, double s) {
+        const double whole = count + n, away = m - mean;
+        squares += s + away * away * (count * n / whole);
+        mean += away * (n / whole);
+        count = whole;
+    }
+};
+
+// of each group, over a frame: sums in float32 of what is beyond the first pixel of a stretch, joined in double
+template <class T> void add_moments(const T* x, long pixels, long C, long groups, Moments* found) {
+    constexpr long STRETCH = 512;
+    Scratch memory(3 * C * 4);
+    float *first = memory.as<float>(), *sums = first + C, *squares = sums + C;
+    for (long start = 0; start < pixels; start += STRETCH) {
+        const long count = pixels - start < STRETCH ? pixels - start : STRETCH;
+        const T* at = x + start * C;
+        for (long c = 0; c < C; c += LANES) store(first + c, load(at + c));
+        for (long c = 0; c < C; c += LANES) {
+            const __m512 zero = load(first + c);
+            __m512 sum = _mm512_setzero_ps(), square = sum;
+            for (long p = 0; p < count; ++p) {
+                const __m512 y = _mm512_sub_ps(load(at + p * C + c), zero);
+                sum = _mm512_add_ps(sum, y);
+                square = _mm512_fmadd_ps(y, y, square);
+            }
+            store(sums + c, sum), store(squares + c, square);
+        }
+        for (long c = 0; c < C; ++c) {
+            const double mean = sums[c] / static_cast<double>(count);
+            found[c / (C / groups)].add(count, first[c] + mean, squares[c] - sums[c] * mean);
+        }
+    }
+}
+
+inline __m512 silu(__m512 x) {
+    const __m512 power = _mm512_min_ps(_mm512_mul_ps(x, _mm512_set1_ps(-LOG2_E)), _mm512_set1_ps(126.0f));
+    const __m512 whole = _mm512_add_ps(power_of_two<true>(power), _mm512_set1_ps(1.0f));
+    __m512 share = _mm512_rcp14_ps(whole);
+    share = _mm512_mul_ps(share, _mm512_fnmadd_ps(whole, share, _mm512_set1_ps(2.0f)));
+    return _mm512_mul_ps(x, share);
+}
+
+template <class T> void normed_volume(const Volume& work) {
+    const long C = work.C, H = work.H, W = work.W, side = work.side, front = work.front, wide = W + 2 * side;
+    const long frame = H * W * C, out_frame = (H + 2 * side) * wide * C, clip = (front + work.T) * out_frame;
+    Scratch memory(2 * C * 4);
+    float *scale = memory.as<float>(), *shift = scale + C;
+    for (long b = 0; b < work.B; ++b) {
+        const T* x = static_cast<const T*>(work.x) + b * work.T * frame;
+        T* out = static_cast<T*>(work.out) + b * clip;
+        if (work.weight) {
+            std::vector<Moments> each(work.T * work.groups), all(work.groups);
+            over_items(work.T, work.T * frame, work.threads, [&](long t) {
+                add_moments(x + t * frame, H * W, C, work.groups, each.data() + t * work.groups);
+            });
+            for (long t = 0; t < work.T; ++t)
+                for (long g = 0; g < work.groups; ++g) {
+                    const Moments& one = each[t * work.groups + g];
+                    all[g].add(one.count, one.mean, one.squares);
+                }
+            for (long c = 0; c < C; ++c) {
+                const Moments& of = all[c / (C / work.groups)];
+                const double share = work.weight[c] / std::sqrt(of.squares / of.count + work.eps);
+                scale[c] = static_cast<float>(share);
+                shift[c] = static_cast<float>(work.bias[c] - of.mean * share);
+            }
+        }
+        over_items(work.T, work.T * frame, work.threads, [&](long t) {
+            T* to = out + (front + t) * out_frame;
+            for (long h = 0; h < H; ++h) {
+                const T* from = x + t * frame + h * W * C;
+                T* row = to + ((h + side) * wide + side) * C;
+                if (!work.weight && !work.activates) std::memcpy(row, from, W * C * sizeof(T));
+                else
+                    for (long w = 0; w < W; ++w)
+                        for (long c = 0; c < C; c += LANES) {
+                            __m512 y = load(from + w * C + c);
+                            if (work.weight) y = as_type(_mm512_fmadd_ps(y, load(scale + c), load(shift + c)), T{});
+                            store(row + w * C + c, work.activates ? silu(y) : y);
+                        }
+                for (long i = 1; i <= side; ++i) {
+                    std::memcpy(row - i * C, row, C * sizeof(T));
+                    std::memcpy(row + (W - 1 + i) * C, row + (W - 1) * C, C * sizeof(T));
+                }
+            }
+            for (long i = 0; i < side; ++i) {
+                std::memcpy(to + i * wide * C, to + side * wide * C, wide * C * sizeof(T));
+                std::memcpy(to + (H + side + i) * wide * C, to + (H + side - 1) * wide * C, wide * C * sizeof(T));
+            }
+            for (long i = 0; t == 0 && i < front; ++i) std::memcpy(out + i * out_frame, to, out_frame * sizeof(T));
+        });
+    }
+}
+
 }  // namespace
 
 extern "C" {
 
-int kandinsky_version() { return 1; }
+int kandinsky_version() { return 2; }
 
 int kandinsky_attention(const Attention* work, int is_bfloat16) {
     if (!is_bfloat16) attend<float, float>(*work);
@@ -530,5 +1008,27 @@ void kandinsky_gated(const void* x, const float* gate, void* update, long rows, 
         if (is_bfloat16) gated(static_cast<const bf16*>(x) + at, gate, static_cast<bf16*>(update) + at, count, D);
         else gated(static_cast<const float*>(x) + at, gate, static_cast<float*>(update) + at, count, D);
     });
+}
+
+// -> 0 if these weights cannot be computed with: bfloat16 needs instructions of its own
+int kandinsky_block(const Block* block, const Work* work, int is_bfloat16) {
+    if (!is_bfloat16) run_block<float>(*block, *work);
+#ifdef __AVX512BF16__
+    else run_block<bf16>(*block, *work);
+#else
+    else return 0;
+#endif
+    return 1;
+}
+
+void kandinsky_few_rows(const float* x, long rows, long K, const void* weight, const void* bias, float* out, long N,
+                        int is_bfloat16) {
+    if (is_bfloat16) few_rows(x, rows, K, static_cast<const bf16*>(weight), static_cast<const bf16*>(bias), out, N);
+    else few_rows(x, rows, K, static_cast<const float*>(weight), static_cast<const float*>(bias), out, N);
+}
+
+void kandinsky_normed_volume(const Volume* work, int is_bfloat16) {
+    if (is_bfloat16) normed_volume<bf16>(*work);
+    else normed_volume<float>(*work);
 }
 }

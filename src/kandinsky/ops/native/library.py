@@ -32,7 +32,7 @@ COMPILERS = ("c++", "g++", "clang++")
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fPIC", "-shared", "-pthread", "-w")
 NEEDED = frozenset({"avx512f", "avx512bw", "avx512dq", "avx512vl"})
 LONGEST_S = 300.0  # for the compiler, on a machine that is busy
-VERSION = 1
+VERSION = 2
 
 
 class Work(ctypes.Structure):
@@ -63,13 +63,19 @@ class Kernels:
             self.normed_heads = at.kandinsky_normed_heads
             self.modulated = at.kandinsky_modulated
             self.gated = at.kandinsky_gated
+            self.block = at.kandinsky_block
+            self.few_rows = at.kandinsky_few_rows
+            self.normed_volume = at.kandinsky_normed_volume
         except AttributeError as error:
             raise OSError(f"`{path}` is no library of these kernels: {error}") from error
         self.attention.argtypes = [ctypes.POINTER(Work), word]
         self.normed_heads.argtypes = [place, place, place, number, number, number, small, word, number]
         self.modulated.argtypes = [place, place, place, place, number, number, small, word, number]
         self.gated.argtypes = [place, place, place, number, number, word, number]
-        for function in (self.normed_heads, self.modulated, self.gated):
+        self.block.argtypes = [place, place, word]
+        self.few_rows.argtypes = [place, number, number, place, place, place, number, word]
+        self.normed_volume.argtypes = [place, word]
+        for function in (self.normed_heads, self.modulated, self.gated, self.few_rows, self.normed_volume):
             function.restype = None
 
 
@@ -83,6 +89,16 @@ def missing(device_type: str | None = None) -> str | None:
     if device_type is not None and device_type != "cpu":
         return "it runs on processors only"
     return _found()[1]
+
+
+def told() -> str | None:
+    """What large work on the processor was done by, for a recipe: `own` and the version, or `torch`.
+
+    None where this process has not asked for the kernels: they are not compiled to know it.
+    """
+    if not _found.cache_info().currsize:
+        return None
+    return "torch" if kernels() is None else f"own {VERSION}"
 
 
 def serves(*tensors: Tensor) -> bool:
@@ -151,6 +167,11 @@ def _flags() -> frozenset[str]:
 def has_tiles() -> bool:
     """Whether the processor multiplies tiles of bfloat16 (AMX)."""
     return "amx_bf16" in _flags()
+
+
+def has_halves() -> bool:
+    """Whether the processor multiplies pairs of bfloat16."""
+    return "avx512_bf16" in _flags()
 
 
 def _run(command: Sequence[str]) -> str:

@@ -8,6 +8,7 @@ importable part needs no torch.
 from __future__ import annotations
 
 import _thread
+import atexit
 import contextlib
 import os
 import signal
@@ -24,6 +25,7 @@ from functools import partial
 from typing import Any
 
 from kandinsky.errors import KandinskyError, RequestError
+from kandinsky.runtime.parallel import threads
 from kandinsky.runtime.parallel.neighbours import Neighbour
 
 BEAT_S = 1.0
@@ -108,6 +110,8 @@ def meet(device_type: str) -> None:
     _Watch.present = _Watch(store.clone(), World.started())
     group_store = dist.PrefixStore("kandinsky-group", store)
     dist.init_process_group(backend, store=group_store, rank=rank, world_size=size, timeout=PATIENCE)
+    # also in scripts that never part
+    atexit.register(threads.let_go)
 
 
 @contextmanager

@@ -36,10 +36,11 @@ function Frames({ one, put, id }) {
       <span>${t("guide.ends")}</span></label>`;
 }
 
-const HOWS = ["whole", "part", "prompts"];
+const HOWS = ["whole", "part", "prompts", "larger"];
 
-function Source({ one, put, id, mask }) {
-  return html`<${Segments} name=${`${id}-how`} label=${t("guide.how")} value=${one.how} options=${HOWS.map((how) => [how, t(`guide.how.${how}`)])}
+function Source({ one, put, id, mask, model }) {
+  const hows = HOWS.filter((how) => how !== "larger" || model.upscales);
+  return html`<${Segments} name=${`${id}-how`} label=${t("guide.how")} value=${one.how} options=${hows.map((how) => [how, t(`guide.how.${how}`)])}
       onPick=${(how) => put({ how })} />
     ${one.how === "whole" && html`<${Strength} id=${`${id}-strength`} label=${t("guide.strength")} value=${one.strength} least="0.05" most="1" hint=${t("guide.strength.hint")}
       onPick=${(strength) => put({ strength })} />`}
@@ -49,7 +50,8 @@ function Source({ one, put, id, mask }) {
       <p class="hint">${t("guide.part.hint")}</p>`}
     ${one.how === "prompts" && html`<div class="field"><label for=${`${id}-prompt`}>${t("guide.shows")}</label>
       <input id=${`${id}-prompt`} type="text" value=${one.prompt} onInput=${(event) => put({ prompt: event.target.value })} /></div>
-      <p class="hint">${t("guide.prompts.hint")}</p>`}`;
+      <p class="hint">${t("guide.prompts.hint")}</p>`}
+    ${one.how === "larger" && html`<p class="hint">${t("guide.larger.hint")}</p>`}`;
 }
 
 function Followed({ one, put, id, model }) {
@@ -89,7 +91,7 @@ function Card({ one, model, isNew, onChange, onRemove }) {
     <header class="guide-head"><h2 id=${id}>${name}</h2>${remove}</header>
     <div class=${one.kind === "join" ? "join" : "slots"}>${PLACES[one.kind].map(([name, takes]) => slot(name, takes))}</div>
     ${one.kind === "join" && html`<p class="hint">${t("guide.join.hint")}</p>`}
-    ${one.kind === "source" && html`<${Source} one=${one} put=${put} id=${id} mask=${slot("mask", "either")} />`}
+    ${one.kind === "source" && html`<${Source} one=${one} put=${put} id=${id} mask=${slot("mask", "either")} model=${model} />`}
     ${Body && html`<${Body} one=${one} put=${put} id=${id} model=${model} />`}
   </section>`;
 }

@@ -141,7 +141,8 @@ export function ofRequest(asked, model, source) {
   }
   if (source && model && KINDS.source(model)) {
     const [from, to] = String(asked.span || ":").split(":").map((end) => (end === "" ? "" : secondsOf(end, model.fps)));
-    const how = asked.source_prompt ? "prompts" : asked.span || asked.mask ? "part" : "whole";
+    const asItIs = asked.upscale && !asked.strength && !asked.place;
+    const how = asked.source_prompt ? "prompts" : asked.span || asked.mask ? "part" : asItIs ? "larger" : "whole";
     const values = { how, from, to, prompt: asked.source_prompt || "", ...(asked.strength ? { strength: asked.strength } : {}) };
     guides.push(guide("source", model, 0, { ...values, files: { source } }));
   }

@@ -1,13 +1,15 @@
 // A live session: a WebSocket, frames that are decoded as they come, and a clock that shows them evenly.
 
 import * as api from "./api.js";
+import { Decoder, formats } from "./live-decoder.js";
 
-const HEAD = 16; // bytes before each JPEG: number of the frame, chunk, second
+const HEAD = 16; // bytes before each packet: number of the frame, chunk, second
 const LEAD_S = 0.1; // that the first frames wait, so that those that come a little late are in time
 const CATCH_UP = 0.85; // pace when frames pile up
 const METER_MS = 500;
 const HIDDEN_MS = 60_000; // nobody looks for so long: the worker is needed elsewhere
 
+const offered = formats(); // asked once
 const now = () => performance.now() / 1000;
 
 /** One session. `tell` gets what has changed, by name; see the values below. */
@@ -32,7 +34,7 @@ export class Stream {
     this.tell({ phase: "connecting", prompt: "", wanted: values.prompt, error: "", reason: "", fps: null, factor: null, delay: null, unused: [], dropped: 0 });
     this.socket = api.live();
     this.socket.binaryType = "arraybuffer";
-    this.socket.onopen = () => this.say({ type: "start", ...values });
+    this.socket.onopen = async () => this.say({ type: "start", ...values, format: await offered });
     this.socket.onmessage = (event) => (typeof event.data === "string" ? this.word(JSON.parse(event.data)) : this.frame(event.data));
     this.socket.onclose = () => this.gone();
     this.meter = setInterval(() => this.measure(), METER_MS);
@@ -87,6 +89,7 @@ export class Stream {
     this.socket.close();
     this.frames.forEach((one) => one.image.close());
     this.frames = [];
+    this.decoder?.close();
     this.tell({ phase: "ended", reason, saving: false, error: reason === "failed" ? this.wrong : "" });
   }
 
@@ -127,13 +130,37 @@ export class Stream {
   async frame(data) {
     const head = new DataView(data, 0, HEAD);
     const [number, chunk, at] = [head.getUint32(0), head.getUint32(4), head.getFloat64(8)];
-    const { prompt, action } = this.chunk;
+    const { prompt, action, format, codec, keys } = this.chunk;
+    const told = { number, chunk, at, prompt, action, format };
+    const packet = new Uint8Array(data, HEAD);
     this.say({ type: "ack", frame: number });
+    if (codec) return this.decode(told, packet, codec, keys.includes(number));
     if (document.hidden) return;
-    const image = await createImageBitmap(new Blob([new Uint8Array(data, HEAD)], { type: "image/jpeg" }));
-    if (this.over) return image.close();
-    const place = this.frames.findIndex((one) => one.number > number);
-    this.frames.splice(place < 0 ? this.frames.length : place, 0, { number, chunk, at, prompt, action, image });
+    this.put(told, await createImageBitmap(new Blob([packet], { type: "image/jpeg" })));
+  }
+
+  /** Coded frames build on those before, so they are decoded in a hidden tab too. */
+  decode(told, packet, codec, isKey) {
+    try {
+      if (this.decoder?.codec !== codec) {
+        this.decoder?.close();
+        this.decoder = new Decoder(codec, (of, image) => this.put(of, image), () => this.undecoded());
+      }
+      this.decoder.take(told, packet, isKey);
+    } catch {
+      this.undecoded();
+    }
+  }
+
+  /** The browser cannot after all: JPEG from the next chunk on. */
+  undecoded() {
+    if (!this.over) this.say({ type: "format", format: "jpeg" });
+  }
+
+  put(told, image) {
+    if (this.over || document.hidden) return image.close();
+    const place = this.frames.findIndex((one) => one.number > told.number);
+    this.frames.splice(place < 0 ? this.frames.length : place, 0, { ...told, image });
   }
 
   draw() {
@@ -148,6 +175,7 @@ export class Stream {
     const one = this.frames.shift();
     this.canvas.getContext("2d").drawImage(one.image, 0, 0, this.canvas.width, this.canvas.height);
     one.image.close();
+    this.canvas.dataset.format = one.format;
     this.shown.push(now());
     this.seen(one);
   }

@@ -36,9 +36,13 @@ function Meters({ seen }) {
 const KEYS = { ArrowLeft: "left", ArrowRight: "right", ArrowUp: "jump", ArrowDown: "grow" };
 const SIGNS = { left: "←", right: "→", jump: "↑", grow: "↓" };
 
-/** Keys of a world that can be played; each does what it says for as long as it is held. */
-function Pad({ actions, seen, onAct }) {
+/** Have the arrow keys play, rather than move in the text. */
+const play = () => document.querySelector(".live-pad")?.focus();
+
+/** Keys of a world that can be played; each does what it says for as long as it is held. `ready`: nothing is being typed. */
+function Pad({ actions, seen, ready, onAct }) {
   const held = useRef(null);
+  useEffect(() => ready && play(), []);
   const act = (action) => {
     if (held.current === action) return;
     held.current = action;
@@ -64,7 +68,7 @@ function Pad({ actions, seen, onAct }) {
     };
   }, []);
   const known = Object.values(KEYS).filter((action) => actions.includes(action));
-  return html`<div class="live-pad" role="group" aria-label=${t("live.pad")}>
+  return html`<div class="live-pad" role="group" tabindex="-1" aria-label=${t("live.pad")}>
     ${known.map((action) => html`<button type="button" key=${action} class="secondary ${action} ${seen === action ? "on" : ""}" aria-label=${t(`act.${action}`)}
       onPointerDown=${() => act(action)} onPointerUp=${() => act(null)} onPointerLeave=${() => act(null)} onPointerCancel=${() => act(null)}
       onKeyDown=${(event) => (event.key === " " || event.key === "Enter") && act(action)} onKeyUp=${(event) => (event.key === " " || event.key === "Enter") && act(null)}>
@@ -145,6 +149,7 @@ export function LiveView() {
     setProblem("");
     if (running) {
       stream.current.prompt(text);
+      play();
       return;
     }
     setShown([]);
@@ -203,7 +208,7 @@ export function LiveView() {
         </div>
         <p class="live-caption" role="status" aria-live="polite">
           ${seen.prompt && html`<b>${seen.prompt}</b>`} ${turning && html`<span class="muted">→ ${seen.wanted}</span>`}</p>
-        ${running && seen.actions?.length > 0 && html`<${Pad} actions=${seen.actions} seen=${seen.action} onAct=${(action) => stream.current.act(action)} />`}
+        ${running && seen.actions?.length > 0 && html`<${Pad} actions=${seen.actions} seen=${seen.action} ready=${form.prompt.trim() === seen.wanted} onAct=${(action) => stream.current.act(action)} />`}
         <${Meters} seen=${seen} />
         <${Save} busy=${Boolean(seen.saving)} ready=${seen.phase === "live"} onSave=${(seconds) => stream.current.save(seconds)} />
       </section>

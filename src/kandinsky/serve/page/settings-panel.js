@@ -136,6 +136,13 @@ export function Settings({ form, setForm, model }) {
           onPick=${(one) => put("lora", one ? [one] : "")} />`}
         ${lora && html`<${NumberField} name="lora-scale" label=${t("setting.lora.scale")} value=${Number(scale)} usual=${1} step="0.1"
           onPick=${(one) => put("lora", [one === "" ? lora : `${lora}:${one}`])} />`}
+        ${form.mode !== "sound" && model.upscales && html`<${Field} name="upscale" label=${t("setting.upscale")}>
+          <input id="upscale" type="text" list="upscales" autocomplete="off" maxlength="20" value=${form.values.upscale ?? ""}
+            placeholder=${settings.upscaling(form, model) ? String(settings.USUALLY_LARGER) : t("setting.upscale.none")}
+            onInput=${(event) => put("upscale", event.target.value)} />
+          <datalist id="upscales">${["2", "3", "4", "1920x1080", "1080x1920"].map((one) => html`<option key=${one} value=${one} />`)}</datalist><//>`}
+        ${settings.upscaling(form, model) && html`<${NumberField} name="upscale_strength" label=${t("setting.upscale_strength")} value=${form.values.upscale_strength}
+          usual=${0.4} least="0.05" most="1" step="0.05" onPick=${(one) => put("upscale_strength", one)} />`}
         ${form.mode === "clip" && inWindows(model) && html`<${NumberField} name="overlap" label=${t("setting.overlap")} value=${form.values.overlap}
           usual=${model.overlap} least="0" onPick=${(one) => put("overlap", one)} />`}
         ${form.mode === "clip" && form.later.length > 0 && html`<${NumberField} name="fade" label=${t("setting.fade")} value=${form.values.fade}

@@ -5,12 +5,15 @@ import { state } from "./live.js";
 import { t } from "./words.js";
 
 /** Values that belong to a model: they go when another model is chosen. */
-const OF_MODEL = ["size", "seconds", "steps", "guidance", "shift", "cache", "lora", "fps", "motion", "expand", "sound", "overlap", "fade", "loop"];
+const OF_MODEL = ["size", "seconds", "steps", "guidance", "shift", "cache", "lora", "fps", "motion", "expand", "sound", "overlap", "fade", "loop", "upscale", "upscale_strength"];
 const OF_TIME = ["overlap", "fade"]; // numbers of seconds
 const OF_REQUEST = [...OF_MODEL, "negative_prompt", "format", "attention", "image_guidance", "interpolation_guidance"];
 const GRID_AXES = ["seed", "steps", "guidance"];
 export const MOST_OF_A_GRID = 24;
 export const SEEDS = 2 ** 31;
+const LARGER = /^(\d{1,2}(\.\d{1,6})?|\d{1,6}\s*[x×]\s*\d{1,6})$/i; // a factor, or a size
+/** What a given clip is made larger by, if nothing else is said. */
+export const USUALLY_LARGER = 2;
 
 export const MODES = {
   clip: (model) => model.makes === "video",
@@ -149,6 +152,7 @@ export function lacking(form) {
   const free = form.mode === "sound" || model.prompt === "optional";
   if (!form.prompt.trim() && !free) return ["lack.prompt"];
   if (form.seed !== "" && !/^\d{1,19}$/.test(form.seed)) return ["lack.seed"];
+  if (upscaling(form, model) && !LARGER.test(String(form.values.upscale ?? USUALLY_LARGER).trim())) return ["lack.upscale"];
   const axes = axesOf(form);
   if (axes.steps.some((n) => !Number.isInteger(n) || n < model.steps[0] || n > model.steps[1])) {
     return ["lack.steps", { least: model.steps[0], most: model.steps[1] }];
@@ -156,6 +160,13 @@ export function lacking(form) {
   if (axes.guidance.some((n) => !(n >= 0))) return ["lack.guidance"];
   if (count(form) > MOST_OF_A_GRID) return ["lack.grid", { most: MOST_OF_A_GRID }];
   return null;
+}
+
+/** Whether a second stage makes the result larger. */
+export function upscaling(form, model) {
+  if (!model?.upscales || form.mode === "sound") return false;
+  const given = form.mode === "clip" && fitting(form.guides, model).some((one) => one.kind === "source" && one.how === "larger");
+  return given || Boolean(form.values.upscale);
 }
 
 function axesOf(form) {
@@ -184,6 +195,11 @@ export function requests(form) {
     const rows = inWindows(model) ? form.later.filter((row) => row.prompt.trim()) : [];
     if (rows.length) one.prompt_at = rows.map((row) => [row.prompt.trim(), row.at]);
     else delete one.fade;
+  }
+  for (const name of ["upscale", "upscale_strength"]) if (!upscaling(form, model)) delete one[name];
+  if (upscaling(form, model)) {
+    const wanted = String(one.upscale ?? USUALLY_LARGER).trim();
+    one.upscale = Number(wanted) || wanted;
   }
   for (const name of OF_TIME) if (one[name] !== undefined) one[name] = name === "overlap" ? `${one[name]}s` : one[name];
   if (form.files.image) files[form.mode === "clip" ? "input_reference" : "image"] = form.files.image;

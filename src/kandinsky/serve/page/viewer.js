@@ -6,11 +6,11 @@ import { discard, siblings } from "./gallery.js";
 import { adopt, state } from "./live.js";
 import { isClip, isHeard, isSound, kindOf, Player, shapeOf } from "./media.js";
 import { fitting } from "./guides.js";
-import { modelsOf } from "./settings.js";
+import { modelsOf, USUALLY_LARGER } from "./settings.js";
 import { complain, Dialog, Icon, IconButton, say } from "./ui.js";
 import { bytes, clock, day, duration, has, t } from "./words.js";
 
-const SHOWN = ["steps", "guidance", "shift", "negative_prompt", "cache", "lora", "attention", "format", "expand"];
+const SHOWN = ["steps", "guidance", "shift", "negative_prompt", "cache", "lora", "attention", "format", "expand", "upscale", "upscale_strength"];
 
 const canGuide = (kind) => modelsOf("clip").some((model) => fitting([{ kind }], model).length > 0);
 
@@ -50,9 +50,13 @@ export function Viewer({ job, order, onClose, onOpen, onReuse, onUse, onCompare,
   const go = (step) => order[at + step] && onOpen(order[at + step]);
   const sounds = modelsOf("sound");
   const heard = isHeard(job);
-  async function addSound() {
+  const enlarging = modelsOf("clip").filter((model) => model.upscales);
+  const enlarges = enlarging.find((model) => model.id === job.model) || enlarging[0];
+  const larger = () => derive("clip", { model: enlarges.id, upscale: USUALLY_LARGER });
+  const addSound = () => derive("sound", { model: sounds[0].id });
+  async function derive(call, values) {
     try {
-      adopt(await api.create("sound", { model: sounds[0].id, ...(job.prompt ? { prompt: job.prompt } : {}) }, { video: { id: job.id } }));
+      adopt(await api.create(call, { ...values, ...(job.prompt ? { prompt: job.prompt } : {}) }, { video: { id: job.id } }));
       say(t("said.queued", { n: 1 }), { kind: "good" });
       onClose();
     } catch (error) {
@@ -91,6 +95,7 @@ export function Viewer({ job, order, onClose, onOpen, onReuse, onUse, onCompare,
         ${!isSound(job) && html`<button type="button" class="quiet" onClick=${() => onCompare(job)}><${Icon} name="compare" />${t("compare")}</button>`}
         ${siblings(job) > 1 && html`<button type="button" class="quiet" onClick=${() => onGrid(job)}><${Icon} name="grid" />${t("grid")}</button>`}
         ${isClip(job) && !heard && sounds.length > 0 && html`<button type="button" class="quiet" onClick=${addSound}><${Icon} name="sound" />${t("sound.add")}</button>`}
+        ${isClip(job) && enlarges && html`<button type="button" class="quiet" onClick=${larger}><${Icon} name="larger" />${t("larger.make")}</button>`}
         ${job.object === "image" && state.models.some((model) => model.image !== "none") &&
         html`<button type="button" class="quiet" onClick=${() => onUse(job, "image")}><${Icon} name="image" />${t("use.image")}</button>`}
         ${[["source", "change"], ["join", "join"]].map(([kind, icon]) => isClip(job) && canGuide(kind) &&
