@@ -60,14 +60,19 @@ def test_a_model_that_follows_scores_higher_than_alone(tmp_path: Path) -> None:
 
     told: list[tuple[int, int]] = []
     figures = judge_branches(
-        follow, groups, {"reference": among}, batch=2, sheet=tmp_path / "sheet.png", on_batch=lambda *at: told.append(at)
+        follow,
+        groups,
+        {"reference": among},
+        batch=2,
+        sheet=tmp_path / "sheet.png",
+        on_batch=lambda *at: told.append(at),
     )
     assert figures["edges"].edges == 1.0 and figures["edges"].edges_alone < 0.7  # type: ignore[operator]
     assert figures["edges"].candidates is None and figures["edges"].retrieval_1 is None
     one = figures["reference"]
     assert (one.prompts, one.candidates, one.retrieval_1, one.retrieval_5) == (6, 6, 1.0, 1.0)
     assert one.retrieval_1_alone == pytest.approx(1 / 6) and one.edges is None
-    assert told[-1] == (18, 18) and (tmp_path / "sheet.png").is_file()
+    assert told[-1] == (18, 18) and (tmp_path / "a.png").is_file()
 
 
 def test_still_emoji_of_held_out_ones_are_left_out(tmp_path: Path, monkeypatch) -> None:
