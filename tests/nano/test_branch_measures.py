@@ -72,7 +72,7 @@ def test_a_model_that_follows_scores_higher_than_alone(tmp_path: Path) -> None:
     one = figures["reference"]
     assert (one.prompts, one.candidates, one.retrieval_1, one.retrieval_5) == (6, 6, 1.0, 1.0)
     assert one.retrieval_1_alone == pytest.approx(1 / 6) and one.edges is None
-    assert told[-1] == (18, 18) and (tmp_path / "a.png").is_file()
+    assert told[-1] == (18, 18) and (tmp_path / "sheet.png").is_file()
 
 
 def test_still_emoji_of_held_out_ones_are_left_out(tmp_path: Path, monkeypatch) -> None:
