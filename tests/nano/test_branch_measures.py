@@ -1,5 +1,6 @@
 """How branches are measured: edge agreement, retrieval of a reference, and that emoji held out are in no training."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,8 @@ import pytest
 
 from kandinsky.lab.nano import branch_data
 from kandinsky.lab.nano.branches import Candidates, Case, edge_score, judge_branches
-from kandinsky.model.given import Control, Reference
+from kandinsky.model.given import Control, Given, Reference
+from kandinsky.model.values import Video
 
 SIDE = 96
 
@@ -45,16 +47,17 @@ def test_a_model_that_follows_scores_higher_than_alone(tmp_path: Path) -> None:
         "reference": [Case("an emoji", image, 9, number) for number, image in enumerate(shown)],
     }
 
-    def follow(prompts, seeds, told):
+    def follow(prompts: Sequence[str], seeds: Sequence[int], told: Sequence[tuple[Given, ...]]) -> np.ndarray:
         assert len(prompts) == len(seeds) == len(told) <= 2
         out = []
         for given in told:
             if not given:
                 out.append(square(20, colours[0]))
             elif isinstance(given[0], Control):
+                assert isinstance(given[0].data, Video)
                 out.append(np.asarray(given[0].data.frames))
             else:
-                assert isinstance(given[0], Reference)
+                assert isinstance(given[0], Reference) and isinstance(given[0].data, np.ndarray)
                 out.append(np.repeat(given[0].data[None], 25, axis=0))
         return np.stack(out)
 
@@ -75,7 +78,7 @@ def test_a_model_that_follows_scores_higher_than_alone(tmp_path: Path) -> None:
     assert told[-1] == (18, 18) and (tmp_path / "sheet.png").is_file()
 
 
-def test_still_emoji_of_held_out_ones_are_left_out(tmp_path: Path, monkeypatch) -> None:
+def test_still_emoji_of_held_out_ones_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "packages" / "3d" / "assets"
     folder.mkdir(parents=True)
     for name in ("1f43c", "1f916-fe0f", "1f44b-1f3fb", "1f41d"):

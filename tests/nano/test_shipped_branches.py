@@ -43,8 +43,8 @@ def test_a_control_needs_no_file_and_recipes_name_none(pipe: GenerationPipeline,
     assert one["control"] and "branch" not in one and len(one["branch_sha256"]) == 64
     assert "--control CONTROL" in recipes.command(made.recipe) and "--branch" not in recipes.command(made.recipe)
     animated = kandinsky.load("nano-i2v", device="cpu")
-    told = {"image": drawn(48), "reference": drawn(48)}
-    assert animated("", seconds=0.4, steps=1, progress=False, **told).frames.shape == (5, SIDE, SIDE, 3)
+    shown = animated("", image=drawn(48), reference=drawn(48), seconds=0.4, steps=1, progress=False)
+    assert shown.frames.shape == (5, SIDE, SIDE, 3)
 
 
 @pytest.mark.slow
@@ -58,9 +58,10 @@ def test_edges_are_followed_better_than_without(pipe: GenerationPipeline) -> Non
     for clip, colour in told:
         alone, followed = (
             edge_score(
-                pipe(f"an emoji on a {colour} background", seed=2, seconds=2, **more, **OPTIONS).frames, clip.frames
+                pipe(f"an emoji on a {colour} background", seed=2, seconds=2, control=given, **OPTIONS).frames,
+                clip.frames,
             )
-            for more in ({}, {"control": clip})
+            for given in (None, clip)
         )
         assert followed > alone + 0.15, (alone, followed)
 
