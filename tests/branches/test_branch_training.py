@@ -91,11 +91,13 @@ def test_a_reference_branch_is_trained_from_pairs_or_from_the_clips_themselves(t
     source = images(tmp_path / "data" / "clips").parent if is_pair else images(tmp_path / "data")
     if is_pair:
         images(source / "references", captions=False, seed=5)
-    branch = {"kind": "reference", "width": 32, "first": 2, "dtype": "int8"}
+    branch = {"kind": "reference", "width": 32, "first": 2, "dtype": "int5" if is_pair else "int8", "rotary": is_pair}
     path = recipe(tmp_path, source, branch=branch)
     file = run_recipe(path, steps=1)
     found = read_branch(file)
     assert (found.kind, found.signal, found.features) == ("reference", "", "vae")
+    matrices = [tensor.numel() for tensor in read_state(file).values() if tensor.ndim == 2]
+    assert 0.9 * sum(matrices) < found.numbers < 1.1 * sum(matrices)  # not the bytes that hold them
     pipe = kandinsky.load("nano-t2v", device="cpu")
     made = pipe("squares", reference=picture(0), branch=file, seconds=0, steps=1, progress=False)
     assert made.recipe["conditions"][0]["reference"] is True
@@ -122,6 +124,7 @@ def test_recipes_that_cannot_be_run_say_why(tmp_path: Path) -> None:
         ({"branch": {"kind": "control", "blocks": 99}}, "99 blocks: the network has 7"),
         ({"branch": {"kind": "reference", "first": 7}}, "first is block 7, and the network has 7"),
         ({"branch": {"kind": "reference", "width": 30}}, "no multiple of head_dim"),
+        ({"branch": {"kind": "reference", "width": 36, "head_dim": 18, "rotary": True}}, "a multiple of 4"),
         ({"branch": {"kind": "other"}}, "kind"),
         ({"adapter": {"rank": 4}}, "`adapter` cannot be used with `branch`"),
         ({"samples": {"prompts": ["x"]}}, "`samples` cannot be used with `branch`"),

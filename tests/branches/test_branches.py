@@ -30,6 +30,7 @@ from tiny import family, kandinsky4
 
 FAMILIES = ("t2v", "k4")
 KINDS = ("control", "reference")
+SMALL = {"slim": ("control", {"slim": 8}), "rotary": ("reference", {"rotary": True})}  # those whose files are small
 FRAMES = 9
 
 
@@ -83,6 +84,15 @@ def files(
                 weights = {f"branch.{key}": tensor for key, tensor in module.state_dict().items()}
                 folder = tmp_path_factory.mktemp(f"{name}-{kind}{state}")
                 made[name, kind + state] = branch.write(weights, settings_of(kind), pipe.card, folder)
+        for small, (kind, more) in SMALL.items():
+            for state in ("", "-new"):
+                settings = settings_of(kind, **more)
+                module = branch.built(settings, pipe.card)
+                if not state:
+                    family.randomise(module, seed=5, scale=0.3)
+                weights = {f"branch.{key}": tensor for key, tensor in module.state_dict().items()}
+                folder = tmp_path_factory.mktemp(f"{name}-{small}{state}")
+                made[name, small + state] = branch.write(weights, settings, pipe.card, folder)
     return made
 
 
@@ -118,6 +128,40 @@ def test_a_new_branch_changes_no_bit_and_a_trained_one_does(pipes, files, name: 
     off = latents(pipe, job_of(pipe, **told(kind, pipe, files[name, kind], strength=0.0)))
     half = latents(pipe, job_of(pipe, **told(kind, pipe, files[name, kind], strength=0.1)))
     assert torch.equal(off, plain) and (half - plain).norm() < (trained - plain).norm()
+
+
+@pytest.mark.parametrize("small", SMALL)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_small_branches_begin_silent_and_follow_what_they_are_told(pipes, places, files, name: str, small: str) -> None:
+    pipe, kind = pipes[name], SMALL[small][0]
+    plain = latents(pipe, job_of(pipe))
+    assert torch.equal(latents(pipe, job_of(pipe, **told(kind, pipe, files[name, f"{small}-new"]))), plain)
+    trained, other = (latents(pipe, job_of(pipe, **told(kind, pipe, files[name, small], seed=n))) for n in (0, 2))
+    assert not torch.allclose(trained, plain, atol=1e-3) and not torch.allclose(trained, other, atol=1e-4)
+    moved = places[name](offload="block")
+    assert torch.equal(latents(moved, job_of(moved, **told(kind, moved, files[name, small]))), trained)
+    if kind == "control":
+        assert files[name, small].stat().st_size < 0.5 * files[name, kind].stat().st_size
+
+
+def test_a_turned_reference_looks_at_the_same_place_first() -> None:
+    """Before it is trained, what a token gets of the image is mostly what the image shows where the token lies."""
+    from kandinsky.families.parts.branch_params import ReferenceParams
+    from kandinsky.families.parts.branches import ImageAttention
+    from kandinsky.families.parts.branches import places as places_of
+
+    params = ReferenceParams(width=64, head_dim=32, rotary=True)
+    layer = ImageAttention(16, params)
+    with torch.no_grad():
+        layer.to_value.weight.copy_(torch.eye(64))
+        layer.to_value.bias.zero_()
+        layer.out_layer.weight.copy_(torch.eye(16, 64))
+        angles = places_of(4, 6, 8, torch.device("cpu")).flatten(1, 3)
+        image = torch.zeros(1, 24, 64)
+        image[0, 9] = 1.0  # the second row, the fourth column
+        out = layer(torch.zeros(1, 48, 16), image, (angles.repeat(1, 2, 1), angles))[0, :, 0]
+    assert out.view(2, 24).argmax(1).tolist() == [9, 9]  # in both frames
+    assert out[9] > 0.3 and out[9] > 4 * out[[n for n in range(24) if n != 9]].max()
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -61,7 +61,11 @@ def test_show_says_what_a_branch_is_and_what_a_model_accepts(files: Path, call: 
 def test_prompt_files_and_faults(files: Path, call: Call) -> None:
     rows = [
         {"prompt": "a cat", "conditions": [{"control": "a.mp4", "branch": "control.safetensors"}], "output": "one.mp4"},
-        {"prompt": "a cat", "conditions": [{"control": "a.mp4"}], "output": "two.mp4"},
+        {
+            "prompt": "a cat",
+            "conditions": [{"control": "a.mp4", "branch": "reference.safetensors"}],
+            "output": "two.mp4",
+        },
     ]
     Path("rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     done = call("generate", "--prompts", "rows.jsonl", *QUICK, "--store", "off")
@@ -71,7 +75,7 @@ def test_prompt_files_and_faults(files: Path, call: Call) -> None:
         (("--control-strength", "0.5"), "`--control-strength` says how a control is followed"),
         (("--control-strength", "0.5"), "give `--control FILE`"),
         (("--control", "a.mp4", "--control-steps", "2:1"), "--control-steps `2:1` is no share of the steps"),
-        (("--control", "a.mp4", "--branch", "reference.safetensors"), "control branch"),
+        (("--control", "a.mp4", "--branch", "reference.safetensors"), "is told a reference"),
     ):
         done = call("generate", "a cat", *words, *QUICK)
         assert done.code == 2 and expected in done.err and done.err.strip().count("\n") <= 1, done.err

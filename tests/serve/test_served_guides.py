@@ -29,6 +29,7 @@ from kandinsky.serve.app import create_app
 from kandinsky.serve.envelope import ApiError
 from kandinsky.serve.fields import ImageFields, VideoFields, request_body
 from kandinsky.serve.mcp_tools import Generate
+from kandinsky.serve.offers import Offers
 from kandinsky.serve.routes import House
 from kandinsky.serve.settings import ServeSettings
 from kandinsky.weights.branch_files import BranchFile
@@ -194,7 +195,16 @@ def test_controls_and_references_are_uploads(client: TestClient, house: House, c
     assert told["conditions"] == [{"control": True, "branch": "edges", "file": None}]
 
 
-def test_what_is_wrong_with_branches_is_said(client: TestClient) -> None:
+def test_a_model_with_branches_of_its_own_needs_no_name(client: TestClient, house: House) -> None:
+    for kind, given in (("control", png()), ("reference", png(64, 64, "red"))):
+        shown, job = made(client, house, files={kind: given})
+        (one,) = job.conditions
+        assert one.kind == kind and one.branch.is_own and one.branch.path.stem == kind
+        assert "branch" not in shown["request"]
+
+
+def test_what_is_wrong_with_branches_is_said(client: TestClient, monkeypatch) -> None:
+    monkeypatch.setattr(Offers, "has_own_branch", lambda *_: False)  # a model that has none
     still = {"control": png()}
     refused(client, "there is no branch `third`", "`edges`", param="branch", files=still, branch=["third"])
     assert post(client, files=still, branch=["../x"]).status_code == 400

@@ -86,9 +86,16 @@ def nano(
     dtype: Annotated[
         str | None, typer.Option("--dtype", help="float32, or bfloat16 where the CPU supports it.")
     ] = None,
+    branches: Annotated[
+        bool, typer.Option("--branches", help="Measure how the model's own branches are followed instead.")
+    ] = False,
+    branch: Annotated[
+        list[str] | None,
+        typer.Option("--branch", metavar="FILE", help="Measure how this branch is followed; one of each kind."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Measure how well a model's results match their prompts."""
+    """Measure how well a model's results match their prompts, or what its branches are told."""
     catalogue.find(model)
     from kandinsky.cli.progress import counted
     from kandinsky.lab.nano.evaluate import evaluate as measure
@@ -96,8 +103,9 @@ def nano(
 
     with counted("evaluating") as on_batch:
         result = measure(
-            model, prompts=prompts, groups=groups or None, cache=cache, sheet=sheet, dtype=dtype, on_batch=on_batch
-        )
+            model, prompts=prompts, groups=groups or None, cache=cache, sheet=sheet, dtype=dtype, on_batch=on_batch,
+            branches=branch or ([] if branches else None),
+        )  # fmt: skip
     if as_json:
         emit_json(result, indent=1)
     else:

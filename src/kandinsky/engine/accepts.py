@@ -69,7 +69,7 @@ def _of_clips(card: Card) -> Iterator[tuple[str, str]]:
         ("control", "a clip or image that the result follows"),
         ("reference", "an image of its subject"),
     ):
-        if kind in card.part("dit").branches:
+        if kind in card.part("dit").branches and card.roll is None:
             own = any(kind in name for part in card.branches for name in part.files)
             yield kind, f"{what}, by a {kind} branch" + (" of its own" if own else " whose file is given")
     if task.mask:

@@ -167,7 +167,7 @@ def branch_of(asked: Control | Reference, files: Sequence[BranchFile], card: Car
             raise RequestError(f"branch `{escaped(found.path)}` is told a {found.kind}, not a {kind}: give one for it")
         fitting = [found]
     else:
-        own = [read_branch(locate_part(part, model=card.id)) for part in card.branches]
+        own = [replace(read_branch(locate_part(part, model=card.id)), is_own=True) for part in card.branches]
         of_kind = [[one for one in each if one.kind == kind] for each in (files, own)]
         fitting = next((each for each in of_kind if each), [])
     if signal is not None and fitting and not any(one.signal == signal for one in fitting):
@@ -534,7 +534,8 @@ def _laid_control(
 def _told_to_branch(opened: Opened, asked: Control | Reference, data: FittedClip) -> Condition:
     branch, signal = opened.branch, ""
     assert branch is not None
-    told: dict[str, Any] = {branch.kind: True, "branch": str(branch.path), "branch_sha256": branch.sha256}
+    told: dict[str, Any] = {branch.kind: True} | ({} if branch.is_own else {"branch": str(branch.path)})
+    told["branch_sha256"] = branch.sha256
     if isinstance(asked, Control):
         is_found = not asked.is_map and SIGNALS[branch.signal].of_clip is not None
         signal = branch.signal if is_found else ""

@@ -241,7 +241,7 @@ class Priced:
             more += one.file.numbers * self.width
             # every number of a copied block, or of an attention, meets every token once a pass
             own = Operations(linear=2.0 * one.file.numbers * dit.tokens)
-            if one.file.kind == CONTROL:  # the copies attend as the blocks do
+            if one.file.kind == CONTROL and not one.file.params.get("slim"):  # copies attend as the blocks do
                 copied = float(one.file.params.get("blocks", 1)) / max(blocks, 1) / max(self.passes, 1)
                 whole = dit.operations
                 own += Operations(attention=whole.attention, scores=whole.scores, sparse=whole.sparse) * copied

@@ -78,7 +78,7 @@ class GivenCondition(Given, total=False):
         prompt: Of a source.
         control: True for a control.
         reference: True for a reference.
-        branch: Of these, the file of the branch.
+        branch: Of these, the file of the branch; absent for the model's own.
         branch_sha256: Its digest.
         signal: Of a control, what the branch is shown.
         is_map: Of a control, whether its clip shows that already.
@@ -435,7 +435,8 @@ def _condition(one: Mapping[str, Any]) -> list[str]:
     """The words of known frames, a source, a control or a reference."""
     if kind := next((kind for kind in ("control", "reference") if one.get(kind)), ""):
         file = f"[{one['cut']}]" if one.get("cut") else ""
-        words = [f"--{kind}", f"{one.get('file') or kind.upper()}{file}", "--branch", one.get("branch") or "BRANCH"]
+        words = [f"--{kind}", f"{one.get('file') or kind.upper()}{file}"]
+        words += ["--branch", one["branch"] or "BRANCH"] if "branch" in one else []
         if one.get("strength", 1) != 1:
             words += [f"--{kind}-strength", _plain(one["strength"])]
         return words + (["--control-steps", one["steps"]] if kind == "control" and one.get("steps") else [])

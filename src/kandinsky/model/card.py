@@ -686,7 +686,7 @@ def _plain(value: Any) -> Any:
         return dataclasses.asdict(value)
     if isinstance(value, dict):
         return {key: _plain(entry) for key, entry in value.items()}
-    return [_plain(entry) for entry in value] if isinstance(value, list) else value
+    return type(value)(map(_plain, value)) if isinstance(value, list | tuple) else value
 
 
 def _build(cls: type, values: Any, where: str) -> Any:

@@ -47,25 +47,31 @@ class BranchSettings:
             beside `clips/` in the data folder, which may hold edges too.
         features: What a reference branch sees of the image: `vae`, its latent; `text`, the states of the text encoder,
             for models whose encoder sees images.
-        blocks: Of a control branch, how many of the network's first blocks it copies.
+        blocks: Of a control branch, beside how many of the network's first blocks it stands; it begins as copies of
+            them.
+        slim: Width of a control branch of narrow blocks of its own instead, whose file is small.
         width: Of a reference branch, the width of its attention.
         head_dim: Of that attention.
         first: Number of the first block that attends to the image.
+        rotary: Whether that attention knows of places in the frame, and begins with the same one.
         start: File of a branch to begin with.
         base_dtype: Type of the frozen weights; `int8` needs torchao.
-        dtype: Type of the tensors in the file; `int8` rows for the matrices, the rest in bfloat16.
+        dtype: Type of the tensors in the file; `int8` rows for the matrices, or rows of 6 or 5 bits, the rest in
+            bfloat16.
     """
 
     kind: Literal["control", "reference"]
     signal: str = EDGES
     features: Literal["vae", "text"] = "vae"
     blocks: int = field(default=2, metadata={"least": 1})
+    slim: int = field(default=0, metadata={"least": 0})
     width: int = field(default=128, metadata={"least": 1})
     head_dim: int = field(default=32, metadata={"least": 1})
     first: int = field(default=0, metadata={"least": 0})
+    rotary: bool = False
     start: str | None = None
     base_dtype: Literal["float32", "bfloat16", "int8"] = "float32"
-    dtype: Literal["bfloat16", "float32", "int8"] = "bfloat16"
+    dtype: Literal["bfloat16", "float32", "int8", "int6", "int5"] = "bfloat16"
 
     def __post_init__(self) -> None:
         if self.signal not in SIGNALS:
@@ -77,8 +83,9 @@ class BranchSettings:
     def params(self) -> dict[str, Any]:
         """Hyper-parameters that the recipe decides."""
         if self.kind == CONTROL:
-            return {"blocks": self.blocks}
-        return {"width": self.width, "head_dim": self.head_dim, "first": self.first}
+            return {"blocks": self.blocks} | ({"slim": self.slim} if self.slim else {})
+        sizes = {"width": self.width, "head_dim": self.head_dim, "first": self.first}
+        return sizes | ({"rotary": True} if self.rotary else {})
 
 
 class BranchLesson(Lesson):
@@ -217,6 +224,8 @@ def write(weights: Mapping[str, Tensor], settings: BranchSettings, card: Card, f
     path = folder / f"{settings.kind}.safetensors"
     plain = torch.float32 if settings.dtype == "float32" else torch.bfloat16
     state = {name.removeprefix(f"{NAME}."): tensor.detach().cpu() for name, tensor in weights.items()}
-    packed = [name for name, tensor in state.items() if tensor.ndim == 2] if settings.dtype == "int8" else []
+    packed = [name for name, tensor in state.items() if tensor.ndim == 2] if settings.dtype.startswith("int") else []
     state = {name: tensor.float() if name in packed else tensor.to(plain) for name, tensor in state.items()}
-    return write_state(state, path, metadata=described(settings, card, path).header(), int8=packed)
+    int8, int6, int5 = (packed if settings.dtype == name else [] for name in ("int8", "int6", "int5"))
+    metadata = described(settings, card, path).header()
+    return write_state(state, path, metadata=metadata, int8=int8, int6=int6, int5=int5)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -45,6 +45,7 @@ class BranchFile:
         base: Those of the network beside.
         sha256: Digest of the file.
         numbers: How many numbers its tensors hold.
+        is_own: Whether it belongs to the model, so that nobody has to name it.
     """
 
     path: Path
@@ -57,6 +58,7 @@ class BranchFile:
     base: Mapping[str, Any]
     sha256: str = ""
     numbers: int = 0
+    is_own: bool = False
 
     @property
     def component(self) -> Mapping[str, Any]:
@@ -155,8 +157,17 @@ def branch_of_header(source: str | Path) -> BranchFile:
     for name, known in (("kind", KINDS), ("features", ("", *FEATURES))):
         if values[name] not in known:
             raise WeightsError(f"branch `{escaped(path)}` has {name} `{shown(values[name])}`: known are {known}")
-    numbers = sum(math.prod(entry.shape) for entry in header.entries.values())
+    shapes = {name: entry.shape for name, entry in header.entries.items()}
+    numbers = sum(_numbers(name, shapes) for name in shapes)
     return BranchFile(path, **{name: values[name] for name in wanted}, numbers=numbers)
+
+
+def _numbers(name: str, shapes: Mapping[str, Sequence[int]]) -> int:
+    """How many numbers of a network a tensor holds: bytes of packed rows hold more than one, their scales none."""
+    if name.rpartition(".")[2].startswith("int") and name.endswith("_scale"):
+        return 0
+    packed = next((bits for bits in (6, 5, 4) if f"{name}.int{bits}_scale" in shapes), 8)
+    return math.prod(shapes[name]) * 8 // packed
 
 
 def digest_of(path: Path) -> str:

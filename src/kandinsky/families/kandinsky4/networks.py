@@ -21,11 +21,13 @@ def control(component: Component, path: Path) -> nn.Module:
     from kandinsky.families.kandinsky4.dit import Block
     from kandinsky.families.kandinsky4.params import DiTParams
     from kandinsky.families.parts.branch_params import ControlParams
-    from kandinsky.families.parts.branches import ControlBranch
+    from kandinsky.families.parts.branches import ControlBranch, SlimControlBranch
 
     base, own = beneath(DiTParams, component)
     params, count = ControlParams.from_dict(own), 2 * base.num_blocks
     check_count(params.blocks, count)
+    if params.slim:
+        return SlimControlBranch(base, params.blocks, params.slim)
     return ControlBranch(
         base, [Block(base, "local" if number % 2 == 0 else "global") for number in range(params.blocks)]
     )

@@ -33,11 +33,13 @@ def control(component: Component, path: Path) -> nn.Module:
     from kandinsky.families.kandinsky5.dit import VisualBlock
     from kandinsky.families.kandinsky5.params import DiTParams
     from kandinsky.families.parts.branch_params import ControlParams
-    from kandinsky.families.parts.branches import ControlBranch
+    from kandinsky.families.parts.branches import ControlBranch, SlimControlBranch
 
     base, own = beneath(DiTParams, component)
     params, count = ControlParams.from_dict(own), base.num_visual_blocks
     check_count(params.blocks, count)
+    if params.slim:
+        return SlimControlBranch(base, params.blocks, params.slim)
     return ControlBranch(base, [VisualBlock(base) for _ in range(params.blocks)])
 
 

@@ -18,11 +18,13 @@ class ControlParams(Readable):
     """Of a control branch.
 
     Attributes:
-        blocks: How many of the network's first visual blocks it has copies of.
+        blocks: Beside how many of the network's first visual blocks it stands.
+        slim: Width of a branch of its own; 0 for one of copies of these blocks.
     """
 
     what = "control branch parameter"
     blocks: int = field(default=2, metadata={"least": 1})
+    slim: int = field(default=0, metadata={"least": 0})
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,8 @@ class ReferenceParams(Readable):
         width: Of the projected image tokens, and of the attention to them.
         head_dim: Of that attention.
         first: Number of the first visual block that attends to the image.
+        rotary: Whether that attention is turned by places in the frame, so that what lies where a token does is found
+            at once; the image then has the result's shape.
     """
 
     what = "reference branch parameter"
@@ -41,6 +45,7 @@ class ReferenceParams(Readable):
     width: int = field(default=128, metadata={"least": 1})
     head_dim: int = field(default=32, metadata={"least": 1})
     first: int = field(default=0, metadata={"least": 0})
+    rotary: bool = False
 
 
 def beneath(kind: type[Beside], component: Component) -> tuple[Beside, dict[str, Any]]:
@@ -50,6 +55,6 @@ def beneath(kind: type[Beside], component: Component) -> tuple[Beside, dict[str,
 
 
 def check_count(blocks: int, count: int) -> None:
-    """Refuse copies of more blocks than there are. Raises: RequestError."""
+    """Refuse a branch beside more blocks than there are. Raises: RequestError."""
     if blocks > count:
         raise RequestError(f"a control branch of {blocks} blocks: the network has {count}, so use {count} at most")

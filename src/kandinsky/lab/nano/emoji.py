@@ -17,7 +17,7 @@ import logging
 import shutil
 import subprocess
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from kandinsky.errors import BackendError, RequestError
 
 log = logging.getLogger(__name__)
 
-PACKAGES = {
+PACKAGES: dict[str, tuple[str, tuple[str, ...] | None]] = {
     **{f"anim-{i}": (f"@lobehub/fluent-emoji-anim-{i}@1.0.0", None) for i in (1, 2, 3, 4)},
     "emojibase": ("emojibase-data@17.0.0", ("package/en/", "package/ru/", "package/LICENSE", "package/package.json")),
 }
@@ -59,12 +59,12 @@ def build(*, cache: Path | str = CACHE) -> Path:
     return decode(cache)
 
 
-def fetch(cache: Path) -> None:
-    """Download the npm packages into ``cache/packages``.
+def fetch(cache: Path, packages: Mapping[str, tuple[str, tuple[str, ...] | None]] = PACKAGES) -> None:
+    """Download npm packages into ``cache/packages``, each with all its files or those that begin so.
 
     Raises: BackendError where the npm client is missing or fails.
     """
-    for name, (spec, members) in PACKAGES.items():
+    for name, (spec, members) in packages.items():
         target = cache / "packages" / name
         if (target / "package.json").exists():
             continue

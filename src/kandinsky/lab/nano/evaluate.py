@@ -77,6 +77,7 @@ def evaluate(
     seed: int = 0,
     dtype: str | None = None,
     sheet: Path | str | None = None,
+    branches: Sequence[str] | None = None,
     on_batch: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Measure a model on requests it was never trained with.
@@ -86,6 +87,7 @@ def evaluate(
             groups: only these, such as `en label`; None = all.
             dtype: compute type, as ``load`` takes it; the autoencoder is measured in float32 whatever it is.
             sheet: write a contact sheet of clips from all groups there.
+            branches: measure how branches are followed instead: those of these files, or the model's own.
     Returns: ``groups`` (figures by group; which ones depends on the task), ``autoencoder`` and ``seconds_cold`` (one
             clip through the command line, start-up included) for text to video, ``seconds_a_clip`` (in batches),
             ``settings``.
@@ -93,7 +95,10 @@ def evaluate(
     """
     if model not in EVALUATED:
         raise RequestError(f"there is no evaluation for `{model}`: use {', '.join(f'`{name}`' for name in EVALUATED)}")
-    if catalogue.find(model).sound is not None:
+    card = catalogue.find(model)
+    if branches is not None and (card.task != "text-to-video" or card.roll is not None):
+        raise RequestError(f"`{model}` is not measured with branches: use `nano-t2v`")
+    if card.sound is not None:
         from kandinsky.lab.nano.measure_sound import evaluate_sound
 
         return evaluate_sound(
@@ -114,8 +119,11 @@ def evaluate(
     chosen = None if groups is None else tuple(groups)
     session = Session(pipe, judge, Path(cache), prompts, chosen, batch, seed, on_batch, [])
     roll = pipe.card.roll
-    figures = (_world if roll is not None and roll.actions else MEASURES[pipe.card.task])(session)
-    if sheet:
+    if branches is not None:
+        figures = _branches(session, branches, None if sheet is None else Path(sheet))
+    else:
+        figures = (_world if roll is not None and roll.actions else MEASURES[pipe.card.task])(session)
+    if sheet and branches is None:
         _sheet(session.shown, Path(sheet))
     sampling = pipe.card.sampling
     settings = {
@@ -163,6 +171,38 @@ def _image_to_video(session: Session) -> dict[str, Any]:
         on_batch=session.on_batch,
     )
     return {"groups": {name: asdict(figures) for name, figures in groups.items()}}
+
+
+def _branches(session: Session, files: Sequence[str], sheet: Path | None) -> dict[str, Any]:
+    import numpy as np
+
+    from kandinsky.lab.nano import branches as nano_branches
+    from kandinsky.lab.nano.emoji import Clips
+    from kandinsky.lab.nano.splits import autoencoder_rows
+    from kandinsky.weights.branch_files import CONTROL, REFERENCE, read_branch
+    from kandinsky.weights.locate import locate_part
+
+    card, clips, judge = session.pipe.card, Clips(session.cache), session.judge
+    measured: Sequence[str | Path] = files or [locate_part(part, model=card.id) for part in card.branches]
+    if not measured:
+        raise RequestError(f"`{card.id}` has no branches of its own: name files of branches")
+    kinds = {read_branch(one).kind for one in measured}
+    held = [np.asarray(clips.rgba_NTHWC[row]) for row in autoencoder_rows(session.cache)[1]]
+    among = {"reference unseen": nano_branches.Candidates(held)}
+    among["reference shown"] = nano_branches.Candidates(judge.rgba)
+    groups = nano_branches.cases_of(judge, clips, session.cache, session.per_group)
+    groups = {name: cases for name, cases in groups.items() if (REFERENCE if name in among else CONTROL) in kinds}
+    figures = nano_branches.judge_branches(
+        lambda prompts, seeds, told: session.make(prompts, seeds, conditions=told),
+        session.chosen(groups),
+        among,
+        branches=[str(one) for one in files],
+        batch=session.batch,
+        seed=session.seed,
+        sheet=sheet,
+        on_batch=session.on_batch,
+    )
+    return {"groups": {name: asdict(one) for name, one in figures.items()}}
 
 
 def _world(session: Session) -> dict[str, Any]:
@@ -219,9 +259,13 @@ def cold_start(model: str) -> float:
 COLUMNS = (
     ("prompts", "number", "d"),
     ("clips", "number", "d"),
+    ("edges", "edge F-score", ".3f"),
+    ("edges_alone", "without the branch", ".3f"),
     ("candidates", "candidates", "d"),
     ("retrieval_1", "retrieval@1", ".1%"),
+    ("retrieval_1_alone", "without the branch", ".1%"),
     ("retrieval_5", "@5", ".1%"),
+    ("retrieval_5_alone", "without the branch", ".1%"),
     ("colour", "background colour", ".1%"),
     ("first_frame_db", "first frame, dB", ".1f"),
     ("nearer_than_still", "nearer to the real clip than a still", ".1%"),

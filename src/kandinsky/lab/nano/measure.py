@@ -65,8 +65,7 @@ class NanoJudge:
 
     def rank(self, clip_THWC: np.ndarray, prompt: Prompt) -> int:
         """How many concepts lie nearer to the clip than the one asked for; 0 is a hit."""
-        distances = (self.candidates(prompt.colour) - shrink(clip_THWC)).pow(2).mean(1)
-        return int((distances < distances[prompt.concept_index]).sum())
+        return rank_among(self.candidates(prompt.colour), clip_THWC, prompt.concept_index)
 
     def figures(self, clips_MTHWC: np.ndarray, prompts: Sequence[Prompt]) -> Figures:
         ranks = np.array([self.rank(clip, prompt) for clip, prompt in zip(clips_MTHWC, prompts, strict=True)])
@@ -81,6 +80,12 @@ class NanoJudge:
             colour=float(np.mean(colours)),
             motion_ratio=float(np.median(made) / np.median(real)),
         )
+
+
+def rank_among(candidates: Tensor, clip_THWC: np.ndarray, own: int) -> int:
+    """How many candidates, shrunk [K, …], lie nearer to a clip than that of a number; 0 is a hit."""
+    distances = (candidates - shrink(clip_THWC)).pow(2).mean(1)
+    return int((distances < distances[own]).sum())
 
 
 def shrink(clip_THWC: np.ndarray) -> Tensor:
