@@ -1,6 +1,6 @@
 """Pictures of the second Nano for its card and the README, by rule: ``python -m kandinsky.lab.nano2.picture FOLDER``.
 
-Makes the 48 fixed prompts by the shipped model, each with its number as the seed: `contact_sheet.png`, all of them as
+Makes the 48 fixed prompts by the shipped model, each with its number as the seed: `contact_sheet.webp`, all of them as
 six frames each, in their order; `moving.webp`, the first twelve side by side as they move.
 """
 
@@ -44,7 +44,7 @@ def main() -> None:
     sheet = strips(clips)
     shrink = SHEET / clips[0].shape[1]
     small = sheet.resize((round(sheet.width * shrink), round(sheet.height * shrink)), Image.Resampling.LANCZOS)
-    small.quantize(128, dither=Image.Dither.NONE).save(options.folder / "contact_sheet.png", optimize=True)
+    small.save(options.folder / "contact_sheet.webp", quality=80, method=6)
 
 
 if __name__ == "__main__":
