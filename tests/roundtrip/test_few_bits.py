@@ -113,7 +113,10 @@ def test_compressed_columns_come_back_exactly(tmp_path: Path) -> None:
 
 def test_what_is_no_whole_multiple_is_not_compressed(tmp_path: Path) -> None:
     matrix, scale = columns()
-    for wrong, by in ((matrix + 0.01, scale), (matrix * 2, scale), (matrix, scale[:5]), (matrix[0], scale)):
+    unset, no_scale = matrix.clone(), scale.clone()
+    unset[7, 7], no_scale[3] = torch.nan, 0  # of a column of zeros too
+    cases = ((matrix + 0.01, scale), (matrix * 2, scale), (matrix, scale[:5]), (matrix[0], scale))
+    for wrong, by in (*cases, (unset, scale), (matrix, no_scale)):
         with pytest.raises(RequestError, match="`codes` cannot be stored as xz columns"):
             write_state({"codes": wrong}, tmp_path / "x.safetensors", xz={"codes": by})
 

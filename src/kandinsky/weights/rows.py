@@ -83,7 +83,8 @@ def packed(tensor: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     if bits < 8 and (tensor.dim() != 2 or tensor.shape[1] % _GROUPS[bits][0]):
         raise ValueError(f"{bits} bits need a matrix whose rows have a multiple of {_GROUPS[bits][0]} numbers")
     most = 2 ** (bits - 1) - 1
-    rows = tensor.detach().float().flatten(1) if tensor.dim() > 1 else tensor.detach().float()[:, None]
+    rows = tensor.detach().cpu().float()
+    rows = rows.flatten(1) if rows.dim() > 1 else rows[:, None]
     scale = rows.abs().amax(dim=1) / float(most)
     scale[scale == 0] = 1.0
     if bits == 8:
@@ -102,9 +103,10 @@ def compressed(tensor: Tensor, scale: Tensor) -> Tensor:
     """
     if tensor.dim() != 2 or scale.shape != tensor.shape[1:] or not len(tensor):
         raise ValueError("compressed columns need a matrix with rows, and one scale for each column")
-    whole = tensor.detach().float() / scale.float()
+    whole = tensor.detach().cpu().float() / scale.detach().cpu().float()
     numbers = whole.round()
-    if float((whole - numbers).abs().max()) > 1e-2 or float(numbers.abs().max()) >= 2**15:
+    # put so that what is no number, as with a scale of zero, is refused too
+    if not (float((whole - numbers).abs().max()) <= 1e-2 and float(numbers.abs().max()) < 2**15):
         raise ValueError("its numbers are not whole multiples of their columns' scales, of at most 15 bits")
     columns = numbers.to(torch.int16).T.contiguous().numpy().astype("<i2").view(np.uint8).reshape(-1, 2)
     stream = lzma.compress(columns.T.tobytes(), preset=9 | lzma.PRESET_EXTREME)
