@@ -26,6 +26,7 @@ XZ = 0  # stands for the bits of compressed columns, which have no fixed number
 BITS = {INT8_SCALE: 8, ".int6_scale": 6, ".int5_scale": 5, ".int4_scale": 4, ".xz_scale": XZ}
 SUFFIXES = tuple(BITS)
 _GROUPS = {6: (4, 3), 5: (8, 5), 4: (2, 1)}  # numbers that share bytes, and how many bytes
+_MEMORY = 2**27  # bytes that reading a stream may take: those of ``compressed`` take half of that
 _CLIPS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6)  # of the largest number of a row
 
 
@@ -120,7 +121,7 @@ def _decompressed(stored: Tensor, columns: int) -> Tensor:
     rows = len(stored)
     wanted = 2 * rows * columns
     try:  # never more than is asked for, whatever the stream says of itself
-        found = lzma.LZMADecompressor(lzma.FORMAT_XZ).decompress(stored.numpy().tobytes(), wanted + 1)
+        found = lzma.LZMADecompressor(lzma.FORMAT_XZ, _MEMORY).decompress(stored.numpy().tobytes(), wanted + 1)
     except lzma.LZMAError as error:
         raise ValueError(f"its compressed numbers are damaged ({error})") from None
     if len(found) != wanted:

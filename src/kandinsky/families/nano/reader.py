@@ -77,7 +77,7 @@ class Understood:
         scene: None where no subject is known.
         spans: What was understood, in order.
         ignored: Words that change nothing, because they are unknown or cannot be shown.
-        left_open: Roles of ``words.ROLES`` that the prompt does not speak of; the scene holds defaults there.
+        left_open: Roles of ``scene_words.ROLES`` that the prompt does not speak of; the scene holds defaults there.
     """
 
     scene: Scene | None

@@ -16,7 +16,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from kandinsky.families.nano.reader import SceneReader, Understood, stem, words_of
+from kandinsky.families.nano.reader import SceneReader, Understood
 from kandinsky.files import replacing
 from kandinsky.lab.nano.captions import COLOURS
 from kandinsky.lab.nano.concepts import LANGUAGES, core
@@ -132,11 +132,6 @@ _GENERAL = frozenset(
     ["moves", "waves", "dances", "plays", "walks", "moving", "движется", "танцует", "машет", "играет", "идет", "гуляет"]
 )
 """What concepts do by themselves: their own motion answers it, so it is known and changes nothing."""
-
-
-def key_of(phrase: str) -> tuple[str, ...]:
-    """A phrase's words without their endings."""
-    return tuple(stem(word) for word in words_of(phrase))
 
 
 def scene_words() -> dict[str, Any]:
