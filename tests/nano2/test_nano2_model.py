@@ -498,6 +498,16 @@ def test_pictures_of_all_kinds_begin_clips_of_all_kinds(
     assert video.frames.shape[0] == {0: 1, 0.7: 9, 1.4: 17}.get(fields.get("seconds", 2), 25)
 
 
+def test_text_to_video_goes_on_from_a_first_frame_too(cards: Path) -> None:
+    """Its first frame is followed and not known to the network, and yet what comes after it begins there."""
+    image = np.zeros((192, 192, 3), np.uint8)
+    image[:, :, 0] = np.arange(192)
+    text, picture = (kandinsky.load(f"tiny2-{task}", device="cpu") for task in ("t2v", "i2v"))
+    for steps in (1, 3):
+        one, other = (p("a cat jumps", image=image, seed=1, steps=steps).frames.astype(int) for p in (text, picture))
+        assert np.abs(one[0] - other[0]).max() <= 1 and np.abs(one - other).mean() < 0.4 * other.std()
+
+
 def test_a_clip_is_changed_from_any_strength_on(pipe: GenerationPipeline) -> None:
     clip = pipe("a panda on a blue background", seed=1)
     near, far = (pipe("a cat on red", video=clip, strength=s, seed=1, steps=4).frames for s in (0.1, 0.9))
