@@ -162,7 +162,7 @@ def test_a_still_has_a_state_of_its_own_and_nothing_is_unconditional(encoder: Na
 
 
 def test_what_is_unknown_is_refused_with_what_is_near(encoder: NanoSceneEncoder) -> None:
-    with pytest.raises(RequestError, match=r"`a pengiun`.*`penguin`.*say `something`"):
+    with pytest.raises(RequestError, match=r"`a pengiun`.*`penguin`"):
         encoder.encode(["a pengiun"])
     left_open = encoder.encode(["something on a red background"])
     assert torch.equal(left_open.tokens_BLC[0, :36], encoder.network([NOTHING]).tokens_BLC[0, :36])

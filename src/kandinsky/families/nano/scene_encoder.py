@@ -83,8 +83,7 @@ class NanoSceneEncoder:
         if scene is None:
             near = ", ".join(f"`{name}`" for name in self.reader.nearest(prompt))
             raise RequestError(
-                f"this model knows nothing that `{escaped(prompt)}` asks for: the nearest that it can show are {near}; "
-                "say `something` to leave it to the model, as in `something on a red background`",
+                f"this model knows nothing that `{escaped(prompt)}` asks for: the nearest that it can show are {near}",
                 hint="`kandinsky show MODEL --concepts` lists all it can show",
             )
         return scene
