@@ -117,6 +117,14 @@ def test_stems_of_forms_meet() -> None:
         ("любовь", "heart", ()),
         ("a puppy and a geek", "dog face", ()),
         ("a happy panda", "panda", ("happy",)),
+        ("a dragon flies", "dragon", ("flies",)),
+        ("two flies", "fly", ()),
+        ("панда спит", "panda", ("спит",)),
+        ("a kitty waves", "cat face", ()),
+        ("waves", "water wave", ()),
+        ("солнышко", "sun with face", ()),
+        ("сердечко", "red heart", ()),
+        ("собачка и котик", "dog", ()),
     ],
 )
 def test_everyday_words_mean_what_most_lists_say(prompt: str, shown: str, ignored: tuple[str, ...]) -> None:
@@ -124,7 +132,7 @@ def test_everyday_words_mean_what_most_lists_say(prompt: str, shown: str, ignore
     assert understood.scene is not None
     names = [catalogue()[s.concept or 0].en for s in understood.scene.subjects]
     assert shown in names[0] and understood.ignored == ignored
-    assert len(names) == (2 if " and " in prompt else 1)
+    assert len(names) == (2 if any(word in prompt.split() for word in ("and", "и", "two")) else 1)
 
 
 def test_synonyms_together_are_one_thing_and_the_last_of_equals_wins() -> None:

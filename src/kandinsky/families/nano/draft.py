@@ -62,9 +62,16 @@ def place(image_TCHW: Tensor, path_T5: Tensor, side: int) -> Tensor:
     return F.grid_sample(image_TCHW, grid, align_corners=False) * opacity.view(-1, 1, 1, 1)
 
 
-def draw(portraits_SFCHW: Tensor, scene: Packed, side: int) -> Tensor:
-    """A clip of subjects before their background, float32 [F, side, side, 3] in [-1, 1]."""
-    frames = portraits_SFCHW.shape[1]
+def draw(portraits_SFCHW: Tensor, scene: Packed, side: int, frames: int | None = None) -> Tensor:
+    """A clip of subjects before their background, float32 [F, side, side, 3] in [-1, 1].
+
+    Args:
+        portraits_SFCHW: Premultiplied RGBA of each subject; one image serves all frames.
+        scene: Where they stand.
+        side: Of the clip.
+        frames: How many, if not as many as there are images.
+    """
+    frames = portraits_SFCHW.shape[1] if frames is None else frames
     canvas = background(scene.colours_23, BACKDROPS[scene.backdrop], side).expand(frames, 3, side, side)
     for image, path in zip(portraits_SFCHW, scene.path_SF5[:, :frames], strict=True):
         layer = place(image, path, side)
@@ -186,10 +193,15 @@ def tell(
         known = known[..., :1].expand(B, frames, rows, columns, 1)
         if bool(known[:, 0].all()):
             first = x_BTHWC[:, 0].float()
-            packed_BG = _as_seen(portraits, linear, tokens, packed_BG, first)
+            wanted, packed_BG = packed_BG, _as_seen(portraits, linear, tokens, packed_BG, first)
     drawn = packed_BG[:, 0] > 0
     draft = drafted(portraits, linear, tokens, packed_BG, frames=frames, rows=rows)
     if first is not None:
+        seen = linear.unpatchify(linear.still.decode(first)[:, None])[:, 0]
+        for b in (~drawn).nonzero().flatten().tolist():
+            clip = moved_cut_out(seen[b], Packed.of(wanted[b].float()), 1 + linear.params.temporal * (frames - 1))
+            if clip is not None:
+                draft[b], drawn[b] = linear.encode(clip[None])[0], True
         draft = beside_frame(linear, draft, drawn, first)
         drawn = torch.ones_like(drawn)
     condition = condition_channels(packed_BG, frames=frames, rows=rows, columns=columns, channels=channels)
@@ -251,6 +263,41 @@ def _moved(
         path[..., 2] *= size / began[2]
         out[b] = Packed(path, scene.colours_23, 0).row()
     return out
+
+
+def moved_cut_out(frame_HWC: Tensor, scene: Packed | None, frames: int) -> Tensor | None:
+    """A clip in which what stands before one colour in a frame moves as a scene's only subject does.
+
+    Args:
+        frame_HWC: In [-1, 1].
+        scene: What was asked for.
+        frames: How many.
+
+    Returns:
+        Like ``draw``; None where no motion is asked for, or the frame shows no single thing before one colour.
+    """
+    if scene is None or scene.subjects != 1:
+        return None
+    path, began, side = scene.path_SF5.clone(), scene.path_SF5[0, 0].clone(), frame_HWC.shape[0]
+    if float((path - began).abs().max()) < 1e-3 or float(began[4]) < 0.5:
+        return None
+    image = (frame_HWC.clamp(-1, 1).permute(2, 0, 1) + 1) / 2
+    edge = torch.cat([image[:, 0], image[:, -1], image[:, :, 0], image[:, :, -1]], dim=1)
+    colour = edge.median(1).values
+    differs = (image - colour[:, None, None]).abs().amax(0) * 2
+    extent = _extent(differs > DIFFERS)
+    if extent is None or float(extent[1].max()) > 0.97:
+        return None
+    middle, sides = extent
+    alpha = (differs / DIFFERS - 0.5).clamp(0, 1)
+    size = 1.1 * float(sides.max())
+    cut, scale = max(8, round(size * side)), torch.eye(2, device=image.device) * size
+    rows = torch.cat([scale, (2 * middle - 1)[:, None].to(scale)], dim=1)
+    grid = F.affine_grid(rows[None], [1, 4, cut, cut], align_corners=False)
+    portrait = F.grid_sample(torch.cat([image * alpha, alpha[None]])[None], grid, align_corners=False)
+    path[..., :2] += middle.to(path) - began[:2]
+    path[..., 2] *= size / began[2]
+    return draw(portrait[None], Packed(path, colour.expand(2, 3), 0), side, frames)
 
 
 def _extent(mask_HW: Tensor) -> tuple[Tensor, Tensor] | None:

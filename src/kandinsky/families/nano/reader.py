@@ -171,7 +171,9 @@ class SceneReader:
             kept = [(self._as_motion(span) if at > begins else span, at) for span, at in kept]
             ignored += [(s.text, at) for s, at in kept if s.role == "synonym" and s.text not in self.general]
             kept = [(span, at) for span, at in kept if span.role != "synonym"]
-        else:
+        else:  # "a kitty waves" is no wave
+            if any(span.role == "synonym" and span.text not in self.general for span, _ in kept):
+                kept = [(s, at) for s, at in kept if s.role != "synonym" or s.text not in self.general]
             kept, unmeant = _settled(kept)
             ignored += unmeant
         subjects = [(span, at) for span, at in kept if span.role == "subject"]

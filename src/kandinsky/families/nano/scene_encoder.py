@@ -57,12 +57,12 @@ class NanoSceneEncoder:
         The picture decides what the words leave open; a scene of words that it does not show goes no further than
         ``draft.tell``. Where they name nothing that can be shown, it decides alone.
         """
-        read = [self.reader.read(prompt) for prompt, _ in zip(prompts, images, strict=True)]
+        read = [self._read(prompt, beside_image=True) for prompt, _ in zip(prompts, images, strict=True)]
         return self._states([said_beside_image(one) for one in read], [one.scene for one in read])
 
     def unused(self, prompt: str, *, beside_image: bool = False) -> tuple[str, ...]:
         """Words of a prompt that have no influence on what is shown, as they are spelt there, each once."""
-        understood = self.reader.read(prompt)
+        understood = self._read(prompt, beside_image=beside_image)
         words, spelling, at = words_of(prompt), spelt(prompt), 0
         ignored = list(understood.ignored)
         if understood.scene is None and beside_image:  # then the picture decides alone
@@ -76,6 +76,13 @@ class NanoSceneEncoder:
             at += length
         return tuple(dict.fromkeys(found))
 
+    def _read(self, prompt: str, *, beside_image: bool) -> Understood:
+        """What a prompt says; beside an image, a motion alone ("jumps") is that of what the image shows."""
+        understood = self.reader.read(prompt)
+        if beside_image and understood.scene is None and {one.role for one in understood.spans} & {"motion", "camera"}:
+            return self.reader.read(f"something {prompt}")
+        return understood
+
     def _scene(self, prompt: str) -> Scene | None:
         if not prompt.strip():
             return None
@@ -83,8 +90,7 @@ class NanoSceneEncoder:
         if scene is None:
             near = ", ".join(f"`{name}`" for name in self.reader.nearest(prompt))
             raise RequestError(
-                f"this model knows nothing that `{escaped(prompt)}` asks for: the nearest that it can show are {near}; "
-                "say `something` to leave it to the model, as in `something on a red background`",
+                f"this model knows nothing that `{escaped(prompt)}` asks for: the nearest that it can show are {near}",
                 hint="`kandinsky show MODEL --concepts` lists all it can show",
             )
         return scene

@@ -138,6 +138,13 @@ _GENERAL = frozenset(
     ["moves", "waves", "dances", "plays", "walks", "moving", "движется", "танцует", "машет", "играет", "идет", "гуляет"]
 )
 """What concepts do by themselves: their own motion answers it, so it is known and changes nothing."""
+_DOINGS = frozenset(
+    [
+        *("flies", "rings", "kisses", "rains", "snows", "sleeping", "crying", "sneezing", "smiling"),
+        *("спит", "плачет", "улыбается", "целует", "подмигивает"),
+    ]
+)
+"""Names that beside another one are what it does ("a dragon flies"), and no second subject."""
 
 
 def scene_words() -> dict[str, Any]:
@@ -146,7 +153,10 @@ def scene_words() -> dict[str, Any]:
     phrases: list[list[str]] = [[role, meaning, text] for (role, meaning), text in _PHRASES.items()]
 
     def add(words: Iterable[str], role: str, meaning: str) -> None:
-        if text := "|".join(word for word in words if word):
+        known = list(dict.fromkeys(word for word in words if word))
+        if role == "subject" and (doings := [word for word in known if word.lower() in _DOINGS]):
+            phrases.append(["synonym", meaning, "|".join(doings)])
+        if text := "|".join(word for word in known if word.lower() not in _DOINGS or role != "subject"):
             phrases.append([role, meaning, text])
 
     for number, colour in enumerate(COLOURS):
