@@ -72,3 +72,12 @@ def test_two_stand_where_they_are_told(pipe: GenerationPipeline) -> None:
 
 def test_a_seed_is_the_same_clip(pipe: GenerationPipeline) -> None:
     assert np.array_equal(made(pipe, "a cat jumps"), made(pipe, "a cat jumps"))
+
+
+def test_a_picture_keeps_its_colours_where_words_do_not_name_it() -> None:
+    image = np.full((192, 192, 3), (250, 220, 90), np.uint8)
+    image[60:150, 70:120] = (90, 140, 220)
+    animate = kandinsky.load("nano2-i2v", device="cpu")
+    for words in ("", "jumps"):
+        frames = animate(words, image=image, seed=1).frames.astype(float)
+        assert np.abs(frames[:, 4:12, 4:12] - frames[0, 4:12, 4:12]).mean() < 2, words
