@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -288,26 +289,90 @@ def test_places_and_the_mask_reach_the_network(folder: Path, encoder: NanoSceneE
 # -- drafts -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_picture_moves_as_its_words_say_from_where_it_stands(folder: Path, encoder: NanoSceneEncoder) -> None:
-    """The subject of a given frame is found at its own place and size, and goes on from there."""
+def square_of(folder: Path, encoder: NanoSceneEncoder) -> tuple[SceneTransformer, TextEmbeddings]:
+    """A network whose latents are means of 4 x 4 pixels, and "a cat moves right", which is a white square."""
     net = scenes_network(folder).dit
-    frames, linear = LATENT_FRAMES, net.linear
-    for part in (linear.still, linear.moving):  # as many channels as can be told apart by eye
-        part.basis.copy_(torch.linalg.qr(torch.randn(part.basis.shape).T)[0].T)
+    squares = torch.eye(4).repeat_interleave(4, 1) / 2
+    still = torch.einsum("ay,bx,cd->abcyxd", squares, squares, torch.eye(3)).reshape(48, -1)
+    for part, basis in ((net.linear.still, still), (net.linear.moving, still.repeat(1, 8) / 8**0.5)):
+        part.basis.zero_()[:48] = basis
+    for buffer in net.portraits.buffers():
+        buffer.zero_()
+    net.portraits.pixels[:, 0] = 1
+    net.portraits.moves.unflatten(0, (25, -1))[:, 0, 0] = 1
+    net.portraits.places.unflatten(0, (4, -1))[:, 0, 0] = 1
     text = encoder.encode(["a cat moves right"])
+    text.tokens_BLC[:, : 3 * 36] = 0
+    text.tokens_BLC[:, :36, 0].view(6, 6)[1:5, 2:5] = 1
+    return net, text
+
+
+@pytest.mark.parametrize("frames", [1, 2, LATENT_FRAMES])
+def test_a_picture_moves_as_its_words_say_from_where_it_stands(
+    folder: Path, encoder: NanoSceneEncoder, frames: int
+) -> None:
+    """The subject of a given frame is found at its own place and size, and goes on from there."""
+    net, text = square_of(folder, encoder)
     scene = Packed.of(text.pooled_BC[0, DIM:])
     assert scene is not None
     path = scene.path_SF5.clone()
     path[..., :2] += 0.07
-    path[..., 2] *= 0.7
+    path[..., 2] *= 0.8
     elsewhere = Packed(path, torch.tensor([[0.2, 0.4, 0.6]]).expand(2, 3), 0).row()[None]
-    whole = drafted(net.portraits, linear, text.tokens_BLC, elsewhere, frames=frames, rows=12)
+    whole = drafted(net.portraits, net.linear, text.tokens_BLC, elsewhere, frames=frames, rows=12)
     x = torch.randn(whole.shape)
     x[:, 0] = whole[:, 0]
     known = torch.zeros(1, frames, 1, 1, 1, dtype=torch.bool)
     known[:, 0] = True
-    told = tell(net.portraits, linear, text, text.pooled_BC[:, DIM:], x, known)
+    told = tell(net.portraits, net.linear, text, text.pooled_BC[:, DIM:], x, known)
     assert told.drawn_B.all() and torch.equal(told.draft_BTHWC[:, 0], x[:, 0])
+    assert told.condition_BTHWC[..., 28:CHANNELS].any()  # a scene was found
+    if frames > 1:
+        still = net.linear.held(x[:, 0])[:, None]
+        found, stood = ((made - whole)[:, 1:].square().mean() for made in (told.draft_BTHWC, still))
+        assert found < 0.05 * stood
+
+
+def test_pictures_of_a_batch_are_looked_at_one_by_one(folder: Path, encoder: NanoSceneEncoder) -> None:
+    """One that fits its words, one of nothing, and one without words: each as it would be alone."""
+    net, text = square_of(folder, encoder)
+    scene = text.pooled_BC[:, DIM:]
+    x = torch.randn(3, LATENT_FRAMES, 12, 12, LATENT)
+    one = Packed.of(scene[0])
+    assert one is not None
+    grey = Packed(one.path_SF5, torch.full((2, 3), 0.4), 0).row()[None]
+    x[0, 0] = drafted(net.portraits, net.linear, text.tokens_BLC, grey, frames=1, rows=12)[0, 0]
+    x[1, 0] = net.linear.encode(torch.full((1, 1, 192, 192, 3), 0.3))[0, 0]
+    x[2, 0] = x[0, 0]
+    scenes = torch.cat([scene, scene, torch.zeros_like(scene)])
+    known = torch.zeros(1, LATENT_FRAMES, 1, 1, 1, dtype=torch.bool)
+    known[:, 0] = True
+    told = tell(net.portraits, net.linear, text.expand(3), scenes, x, known)
+    assert told.condition_BTHWC[..., 28:CHANNELS].flatten(1).any(1).tolist() == [True, False, False]
+    assert told.drawn_B.all()
+    still = net.linear.held(x[:, 0])
+    for b, stands in enumerate((False, True, True)):
+        assert torch.allclose(told.draft_BTHWC[b, -1], still[b], atol=1e-4) == stands
+        alone = tell(net.portraits, net.linear, text, scenes[b : b + 1], x[b : b + 1], known)
+        assert torch.allclose(alone.draft_BTHWC[0], told.draft_BTHWC[b], atol=1e-5)
+
+
+def test_all_is_made_on_the_device_of_its_inputs(folder: Path, encoder: NanoSceneEncoder) -> None:
+    """With another default device, what is made without a word of where would not meet the rest."""
+    net, text = square_of(folder, encoder)
+    x = torch.randn(1, LATENT_FRAMES, 12, 12, LATENT)
+    x[:, 0] = net.linear.encode(torch.rand(1, 1, 192, 192, 3))[:, 0]
+    known = torch.zeros(1, LATENT_FRAMES, 1, 1, 1, dtype=torch.bool)
+    known[:, 0] = True
+    two = encoder.encode(["a cat left of a dog before a gradient from red to blue"])
+    half, run = torch.tensor(0.5), Pass(text)
+    with torch.no_grad():
+        wanted = bind(net, Known(mask={"video": known}), run)({"video": x}, half)["video"]
+        with torch.device("meta"):
+            tell(net.portraits, net.linear, two, two.pooled_BC[:, DIM:], x)
+            told = tell(net.portraits, net.linear, text, text.pooled_BC[:, DIM:], x, known)
+            local = net.local(torch.cat([x, told.condition_BTHWC], -1), text.pooled_BC[:, :DIM], half.expand(1))
+    assert told.draft_BTHWC.device == local.device == wanted.device
 
 
 def test_a_picture_that_words_do_not_fit_stands_still(folder: Path, encoder: NanoSceneEncoder) -> None:
@@ -403,6 +468,52 @@ def test_an_image_stays_the_first_frame(cards: Path) -> None:
             first = ((vae.decode(vae.encode(given)).clamp(-1, 1) + 1) * 127.5)[0, 0].numpy()
         assert video.frames.shape == (25, 192, 192, 3)
         assert np.abs(video.frames[0].astype(float) - first).max() <= 2
+
+
+@pytest.mark.parametrize(
+    ("prompt", "image", "fields"),
+    [
+        ("a cat jumps", "ramp", {"seconds": 0}),
+        ("a cat jumps", "ramp", {"seconds": 0.7}),
+        ("a cat jumps", "ramp", {"seconds": 1.4}),
+        ("a cat left of a dog", "ramp", {}),
+        ("something grows", "white", {}),
+        ("a cat", "clear", {}),
+        ("a cat", "noise", {"steps": 2, "guidance": 2}),
+        ("a cat fades in", "white", {"last_image": np.zeros((192, 192, 3), np.uint8)}),
+    ],
+)
+def test_pictures_of_all_kinds_begin_clips_of_all_kinds(
+    cards: Path, prompt: str, image: str, fields: dict[str, Any]
+) -> None:
+    given = {
+        "ramp": np.tile(np.arange(192, dtype=np.uint8)[:, None], (192, 1, 3)),
+        "white": np.full((192, 192, 3), 255, np.uint8),
+        "clear": np.zeros((192, 192, 4), np.uint8),
+        "noise": np.random.default_rng(0).integers(0, 256, (192, 192, 3), np.uint8),
+    }[image]
+    pipe = kandinsky.load("tiny2-i2v", device="cpu")
+    video = pipe(prompt, image=given, seed=1, **fields)
+    alone = pipe("", image=given, seed=2, seconds=0)
+    assert np.abs(video.frames[0].astype(int) - alone.frames[0]).max() <= 2
+    assert video.frames.shape[0] == {0: 1, 0.7: 9, 1.4: 17}.get(fields.get("seconds", 2), 25)
+
+
+def test_text_to_video_goes_on_from_a_first_frame_too(cards: Path) -> None:
+    """Its first frame is followed and not known to the network, and yet what comes after it begins there."""
+    image = np.zeros((192, 192, 3), np.uint8)
+    image[:, :, 0] = np.arange(192)
+    text, picture = (kandinsky.load(f"tiny2-{task}", device="cpu") for task in ("t2v", "i2v"))
+    for steps in (1, 3):
+        one, other = (p("a cat jumps", image=image, seed=1, steps=steps).frames.astype(int) for p in (text, picture))
+        assert np.abs(one[0] - other[0]).max() <= 1 and np.abs(one - other).mean() < 0.4 * other.std()
+
+
+def test_a_clip_is_changed_from_any_strength_on(pipe: GenerationPipeline) -> None:
+    clip = pipe("a panda on a blue background", seed=1)
+    near, far = (pipe("a cat on red", video=clip, strength=s, seed=1, steps=4).frames for s in (0.1, 0.9))
+    changes = [np.abs(made.astype(float) - clip.frames).mean() for made in (near, far)]
+    assert near.shape == clip.frames.shape and changes[0] < changes[1]
 
 
 def test_the_plan_and_the_cards(cards: Path) -> None:

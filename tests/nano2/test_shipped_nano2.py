@@ -48,7 +48,7 @@ def test_it_goes_where_it_is_told(pipe: GenerationPipeline, words: str, axis: in
 
 
 def test_a_picture_stays_and_moves_on_from_where_it_is(pipe: GenerationPipeline) -> None:
-    """The first frame of a clip of its own, moved aside: no jump after it, whatever the words say."""
+    """The first frame of a clip of its own, moved aside: no large jump after it, whatever the words say."""
     first = np.roll(made(pipe, "a rocket on a blue background")[0], 20, axis=1)
     first[:, :20] = BLUE
     animate = kandinsky.load("nano2-i2v", device="cpu")

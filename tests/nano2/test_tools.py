@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,26 @@ def test_an_image_decides_what_words_leave_open() -> None:
     for role in ("colour", "backdrop", "place", "size", "arrangement"):
         assert said.words[role] == 0, role
     assert said_beside_image(read("qwrtz")) == NOTHING and set(said.words) == set(ROLES)
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        "README.md",
+        "docs/guides/first-video.md",
+        "docs/guides/ru/first-video.md",
+        "src/kandinsky/assets/nano2-t2v/MODEL_CARD.md",
+    ],
+)
+def test_examples_of_the_pages_do_all_that_they_say(page: str) -> None:
+    """A motion without the name of a thing moves nothing, beside an image too."""
+    text = (Path(__file__).parents[2] / page).read_text(encoding="utf-8")
+    lines = [line for line in text.splitlines() if line.startswith("kandinsky generate") and "-m nano2-" in line]
+    prompts = [found[1] for line in lines if (found := re.search(r'"([^"]+)"', line))]
+    assert any("nano2-i2v" in line for line in lines) and len(prompts) == len(lines)
+    for prompt in prompts:
+        understood = read(prompt)
+        assert understood.scene is not None and not understood.ignored, prompt
 
 
 def test_unknown_prompts_name_the_nearest() -> None:

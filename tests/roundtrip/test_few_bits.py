@@ -5,6 +5,7 @@ damaged.
 from __future__ import annotations
 
 import lzma
+import zlib
 from pathlib import Path
 
 import pytest
@@ -113,20 +114,32 @@ def test_compressed_columns_come_back_exactly(tmp_path: Path) -> None:
 
 def test_what_is_no_whole_multiple_is_not_compressed(tmp_path: Path) -> None:
     matrix, scale = columns()
-    for wrong, by in ((matrix + 0.01, scale), (matrix * 2, scale), (matrix, scale[:5]), (matrix[0], scale)):
+    unset, no_scale = matrix.clone(), scale.clone()
+    unset[7, 7], no_scale[3] = torch.nan, 0  # of a column of zeros too
+    cases = ((matrix + 0.01, scale), (matrix * 2, scale), (matrix, scale[:5]), (matrix[0], scale))
+    for wrong, by in (*cases, (unset, scale), (matrix, no_scale)):
         with pytest.raises(RequestError, match="`codes` cannot be stored as xz columns"):
             write_state({"codes": wrong}, tmp_path / "x.safetensors", xz={"codes": by})
 
 
-@pytest.mark.parametrize(("kind", "said"), [("cut", "damaged|bytes of numbers"), ("noise", "damaged"), ("bomb", "not")])
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [("cut", "damaged|bytes of numbers"), ("noise", "damaged"), ("bomb", "not"), ("greedy", "[Mm]emory")],
+)
 def test_damaged_columns_are_refused(tmp_path: Path, kind: str, said: str) -> None:
-    """Cut off, not compressed at all, or swelling to a gigabyte where a few numbers belong."""
+    """Cut off, not compressed at all, swelling to a gigabyte where few numbers belong, or asking for four of memory."""
     matrix, scale = columns()
     stored = rows.compressed(matrix, scale)
     if kind == "cut":
         stored = stored[:, : stored.shape[1] // 2].contiguous()
     elif kind == "noise":
         stored = torch.randint(0, 256, stored.shape, dtype=torch.uint8)
+    elif kind == "greedy":
+        data = bytearray(stored.numpy().tobytes())
+        end = 12 + 4 * data[12]  # of the block's header, behind which its checksum stands
+        data[16] = 40  # the size of the dictionary
+        data[end : end + 4] = zlib.crc32(data[12:end]).to_bytes(4, "little")
+        stored = torch.frombuffer(data, dtype=torch.uint8).view(70, -1)
     else:
         stream = lzma.compress(bytes(2**30), preset=1)
         stored = torch.zeros(70, -(-len(stream) // 70), dtype=torch.uint8)

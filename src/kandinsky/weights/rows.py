@@ -26,6 +26,7 @@ XZ = 0  # stands for the bits of compressed columns, which have no fixed number
 BITS = {INT8_SCALE: 8, ".int6_scale": 6, ".int5_scale": 5, ".int4_scale": 4, ".xz_scale": XZ}
 SUFFIXES = tuple(BITS)
 _GROUPS = {6: (4, 3), 5: (8, 5), 4: (2, 1)}  # numbers that share bytes, and how many bytes
+_MEMORY = 2**27  # bytes that reading a stream may take: those of ``compressed`` take half of that
 _CLIPS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6)  # of the largest number of a row
 
 
@@ -83,7 +84,8 @@ def packed(tensor: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     if bits < 8 and (tensor.dim() != 2 or tensor.shape[1] % _GROUPS[bits][0]):
         raise ValueError(f"{bits} bits need a matrix whose rows have a multiple of {_GROUPS[bits][0]} numbers")
     most = 2 ** (bits - 1) - 1
-    rows = tensor.detach().float().flatten(1) if tensor.dim() > 1 else tensor.detach().float()[:, None]
+    rows = tensor.detach().cpu().float()
+    rows = rows.flatten(1) if rows.dim() > 1 else rows[:, None]
     scale = rows.abs().amax(dim=1) / float(most)
     scale[scale == 0] = 1.0
     if bits == 8:
@@ -102,9 +104,10 @@ def compressed(tensor: Tensor, scale: Tensor) -> Tensor:
     """
     if tensor.dim() != 2 or scale.shape != tensor.shape[1:] or not len(tensor):
         raise ValueError("compressed columns need a matrix with rows, and one scale for each column")
-    whole = tensor.detach().float() / scale.float()
+    whole = tensor.detach().cpu().float() / scale.detach().cpu().float()
     numbers = whole.round()
-    if float((whole - numbers).abs().max()) > 1e-2 or float(numbers.abs().max()) >= 2**15:
+    # put so that what is no number, as with a scale of zero, is refused too
+    if not (float((whole - numbers).abs().max()) <= 1e-2 and float(numbers.abs().max()) < 2**15):
         raise ValueError("its numbers are not whole multiples of their columns' scales, of at most 15 bits")
     columns = numbers.to(torch.int16).T.contiguous().numpy().astype("<i2").view(np.uint8).reshape(-1, 2)
     stream = lzma.compress(columns.T.tobytes(), preset=9 | lzma.PRESET_EXTREME)
@@ -118,7 +121,7 @@ def _decompressed(stored: Tensor, columns: int) -> Tensor:
     rows = len(stored)
     wanted = 2 * rows * columns
     try:  # never more than is asked for, whatever the stream says of itself
-        found = lzma.LZMADecompressor(lzma.FORMAT_XZ).decompress(stored.numpy().tobytes(), wanted + 1)
+        found = lzma.LZMADecompressor(lzma.FORMAT_XZ, _MEMORY).decompress(stored.numpy().tobytes(), wanted + 1)
     except lzma.LZMAError as error:
         raise ValueError(f"its compressed numbers are damaged ({error})") from None
     if len(found) != wanted:

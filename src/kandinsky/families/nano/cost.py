@@ -1,4 +1,4 @@
-"""What Nano's own autoencoders cost. No torch."""
+"""What Nano's own networks cost. No torch."""
 
 from __future__ import annotations
 

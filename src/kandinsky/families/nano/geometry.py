@@ -37,14 +37,11 @@ PATH = MOST_SUBJECTS * FRAMES * 5
 PACKED = MOST_SUBJECTS + PATH + 6 + len(BACKDROPS)
 
 
-def canvas_channels(frames: int, rows: int, columns: int) -> Tensor:
+def canvas_channels(frames: int, rows: int, columns: int, device: torch.device | None = None) -> Tensor:
     """One channel for each row, column and latent frame: [T, H, W, CANVAS]."""
-    out = torch.zeros(frames, rows, columns, CANVAS)
-    for t in range(frames):
-        out[t, :, :, rows + columns + t] = 1
-    out[:, torch.arange(rows), :, torch.arange(rows)] = 1
-    out[:, :, torch.arange(columns), rows + torch.arange(columns)] = 1
-    return out
+    sides = (rows, columns, frames)
+    own = [torch.eye(sum(sides), CANVAS, device=device)[sum(sides[:n]) :][:side] for n, side in enumerate(sides)]
+    return own[2][:, None, None] + own[0][:, None] + own[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +159,7 @@ def condition_channels(packed_BG: Tensor, *, frames: int, rows: int, columns: in
         channels: Of the latent.
     """
     out = torch.zeros(len(packed_BG), frames, rows, columns, channels + 1, device=packed_BG.device)
-    out[..., :CANVAS] = canvas_channels(frames, rows, columns).to(out)
+    out[..., :CANVAS] = canvas_channels(frames, rows, columns, packed_BG.device)
     for told, scene in zip(out, (Packed.of(row) for row in packed_BG.float()), strict=True):
         if scene is not None:
             numbers = latent_track(scene.path_SF5)[:, :frames]

@@ -77,7 +77,7 @@ class Understood:
         scene: None where no subject is known.
         spans: What was understood, in order.
         ignored: Words that change nothing, because they are unknown or cannot be shown.
-        left_open: Roles of ``words.ROLES`` that the prompt does not speak of; the scene holds defaults there.
+        left_open: Roles of ``scene_words.ROLES`` that the prompt does not speak of; the scene holds defaults there.
     """
 
     scene: Scene | None
@@ -104,11 +104,15 @@ class SceneReader:
         self.general = frozenset(table["general"].split())
         self._exact: Lexicon = {}
         self._stems: Lexicon = {}
+        self._motions: dict[tuple[str, ...], str] = {}
         for role, meaning, phrases in table["phrases"]:
             for phrase in phrases.split("|"):
                 if words := words_of(phrase):
                     self._exact.setdefault(tuple(words), (role, meaning))
-                    self._stems.setdefault(tuple(stem(word) for word in words), (role, meaning))
+                    stems = tuple(stem(word) for word in words)
+                    self._stems.setdefault(stems, (role, meaning))
+                    if role == "motion":
+                        self._motions.setdefault(stems, meaning)
 
     @classmethod
     def of(cls, path: Path) -> Self:
@@ -162,7 +166,9 @@ class SceneReader:
                 continue
             kept.append((span, at))
         named = any(span.role == "subject" for span, _ in kept)
-        if named:  # beside a name, "crying" or "happy" is no second subject
+        if named:  # beside a name, "crying" or "happy" is no second subject, and "jump" what "jumps" is
+            begins = min(at for span, at in kept if span.role == "subject")
+            kept = [(self._as_motion(span) if at > begins else span, at) for span, at in kept]
             ignored += [(s.text, at) for s, at in kept if s.role == "synonym" and s.text not in self.general]
             kept = [(span, at) for span, at in kept if span.role != "synonym"]
         else:  # "a kitty waves" is no wave
@@ -197,6 +203,11 @@ class SceneReader:
         ignored += [(span.text, at) for span, at in kept if not _is_shown(span, scene)]
         rest = tuple(word for word, _ in sorted(ignored, key=lambda item: item[1]))
         return Understood(scene, tuple(span for span, _ in kept if _is_shown(span, scene)), rest, left_open)
+
+    def _as_motion(self, span: Span) -> Span:
+        """A synonym that is also a form of a word for a motion, as that motion."""
+        meaning = self._motions.get(tuple(stem(word) for word in words_of(span.text)))
+        return replace(span, role="motion", meaning=meaning) if span.role == "synonym" and meaning else span
 
     def nearest(self, text: str, count: int = 3) -> list[str]:
         """English names of the concepts that are spelt most like a word of the text, in either language.

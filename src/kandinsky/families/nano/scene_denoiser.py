@@ -26,16 +26,22 @@ class SceneVelocity:
     Args:
         inner: The bound transformer; its answer is the correction of the guess that it is given.
         packed_BG: Where the subjects of B prompts, or of one for all, stand; see ``geometry.py``.
-        known: Of known frames only the mask is given, since they are pinned in the latent.
+        known: Of known frames only the mask is given, since they are pinned in the latent. A first frame that the state
+            follows with the noise of each time is seen without it, since drafts go on from a given first frame.
     """
 
     def __init__(self, inner: VelocityDenoiser, packed_BG: Tensor, known: Known) -> None:
         self.inner, self.packed_BG, self.known = inner, packed_BG, known
         self._told: Told | None = None
+        follow = known.follow.get(VIDEO)
+        self._first = known.clean[VIDEO][:, :1] if follow is not None and bool(follow[:, 0].all()) else None
 
     def __call__(self, x_BTHWC: Tensor, t: Tensor) -> Tensor:
+        seen_BTHWC = x_BTHWC
+        if self._first is not None:
+            seen_BTHWC = torch.cat([self._first.to(x_BTHWC).expand_as(x_BTHWC[:, :1]), x_BTHWC[:, 1:]], dim=1)
         if self._told is None:
-            self._told = self._tell(x_BTHWC)
+            self._told = self._tell(seen_BTHWC)
             self.inner.condition_BTHWC = self._told.condition_BTHWC
         time = t.to(x_BTHWC).clamp_min(LEAST_TIME).expand(len(x_BTHWC))
         guess = self._told.guess(x_BTHWC, time)
@@ -54,6 +60,9 @@ class SceneVelocity:
         net = self.inner.dit
         assert isinstance(net, SceneTransformer)
         mask = self.known.mask.get(VIDEO)
+        if self._first is not None:
+            mask = torch.zeros(1, frames, 1, 1, 1, dtype=torch.bool) if mask is None else mask.clone()
+            mask[:, :1] = True
         return tell(
             net.portraits,
             net.linear,

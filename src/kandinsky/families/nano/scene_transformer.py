@@ -1,6 +1,6 @@
 """The second Nano's network: the Kandinsky 5 transformer, and beside it a small head that sees a few places.
 
-The transformer's tokens are 2 × 2 places of 192 channels in a width of 384, so it cannot say everything of a place.
+The transformer's tokens are 2 × 2 places of 192 channels in a width of 256, so it cannot say everything of a place.
 What is left is local: the guess of the clean latent there and in the eight places around it, and where in its subject
 that is. A head of three layers turns these into what the transformer adds to.
 

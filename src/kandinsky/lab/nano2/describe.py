@@ -72,7 +72,7 @@ _TWO_RU = {"m": "два", "n": "два", "f": "две"}
 
 @dataclass(frozen=True, slots=True)
 class Caption:
-    """A text for a scene, and the roles of ``words.ROLES`` that it leaves open."""
+    """A text for a scene, and the roles of ``scene_words.ROLES`` that it leaves open."""
 
     text: str
     left_open: tuple[str, ...]

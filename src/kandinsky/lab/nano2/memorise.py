@@ -104,7 +104,8 @@ class Mix:
         fresh: Clips of a batch that are drawn anew; the others were drawn within the last ``pool`` clips.
         shift: Of the times, towards noise.
         image_share: Share of clips whose first frame is given.
-        wordless_share: Share of scenes of emoji that are no concepts: an encoder of portraits learns from them as well.
+        wordless_share: Share of scenes of emoji that are no concepts: they have portraits too, and are more to learn
+            from.
         contradicted: Share of given first frames whose words speak of something else, so that the image wins.
         concepts: Only the first so many; None for all.
     """

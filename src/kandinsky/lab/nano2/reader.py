@@ -16,7 +16,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from kandinsky.families.nano.reader import SceneReader, Understood, stem, words_of
+from kandinsky.families.nano.reader import SceneReader, Understood
 from kandinsky.files import replacing
 from kandinsky.lab.nano.captions import COLOURS
 from kandinsky.lab.nano.concepts import LANGUAGES, core
@@ -33,22 +33,28 @@ _PHRASES: dict[tuple[str, str], str] = {
     ("size", "small"): "small|little|tiny|маленький|маленькая|маленькое|маленькие|мелко|небольшой",
     ("size", "large"): "big|large|huge|giant|большой|большая|большое|большие|крупно|огромный|огромная",
     ("motion", "moves right"): "moves right|moves to the right|goes right|goes to the right|moving right"
-    "|slides to the right|to the right|движется вправо|едет направо|вправо|направо|перемещается вправо",
+    "|slides to the right|to the right|движется вправо|едет направо|вправо|направо|перемещается вправо"
+    "|движутся вправо|едут направо|перемещаются вправо",
     ("motion", "moves left"): "moves left|moves to the left|goes left|goes to the left|moving left"
-    "|slides to the left|to the left|движется влево|едет налево|влево|налево|перемещается влево",
+    "|slides to the left|to the left|движется влево|едет налево|влево|налево|перемещается влево"
+    "|движутся влево|едут налево|перемещаются влево",
     (
         "motion",
         "moves up",
-    ): "moves up|rises|goes up|flies up|rising|движется вверх|летит вверх|вверх|взлетает|поднимается",
-    ("motion", "moves down"): "moves down|sinks|goes down|falls|falling down|движется вниз|вниз|опускается|падает",
-    ("motion", "jumps"): "jumps|bounces|hops|jumping|bouncing|jumping up and down|прыгает|подпрыгивает|скачет|прыгают",
-    ("motion", "spins"): "spins|turns around|rotates|spinning|rotating|вращается|крутится|поворачивается|кружится",
-    ("motion", "grows"): "grows|gets bigger|becomes larger|growing|растет|увеличивается|становится больше",
-    ("motion", "shrinks"): "shrinks|gets smaller|becomes smaller|shrinking|уменьшается|становится меньше|сжимается",
-    (
-        "motion",
-        "fades in",
-    ): "fades in|appears|appearing|fade in|slowly appears|появляется|плавно появляется|проявляется",
+    ): "moves up|rises|goes up|flies up|rising|движется вверх|летит вверх|вверх|взлетает|поднимается"
+    "|движутся вверх|летят вверх|взлетают|поднимаются",
+    ("motion", "moves down"): "moves down|sinks|goes down|falls|falling down|движется вниз|вниз|опускается|падает"
+    "|движутся вниз|опускаются|падают",
+    ("motion", "jumps"): "jumps|bounces|hops|jumping|bouncing|jumping up and down|прыгает|подпрыгивает|скачет|прыгают"
+    "|подпрыгивают|скачут",
+    ("motion", "spins"): "spins|turns around|rotates|spinning|rotating|вращается|крутится|поворачивается|кружится"
+    "|вращаются|крутятся|поворачиваются|кружатся",
+    ("motion", "grows"): "grows|gets bigger|becomes larger|growing|растет|увеличивается|становится больше"
+    "|растут|увеличиваются|становятся больше",
+    ("motion", "shrinks"): "shrinks|gets smaller|becomes smaller|shrinking|уменьшается|становится меньше|сжимается"
+    "|уменьшаются|становятся меньше|сжимаются",
+    ("motion", "fades in"): "fades in|appears|appearing|fade in|slowly appears|появляется|плавно появляется|проявляется"
+    "|появляются|плавно появляются|проявляются",
     ("camera", "zoom in"): "the camera zooms in|camera zooms in|zoom in|zooming in|the camera comes closer"
     "|камера приближается|наезд камеры",
     ("camera", "zoom out"): "the camera zooms out|camera zooms out|zoom out|zooming out|the camera moves back"
@@ -139,11 +145,6 @@ _DOINGS = frozenset(
     ]
 )
 """Names that beside another one are what it does ("a dragon flies"), and no second subject."""
-
-
-def key_of(phrase: str) -> tuple[str, ...]:
-    """A phrase's words without their endings."""
-    return tuple(stem(word) for word in words_of(phrase))
 
 
 def scene_words() -> dict[str, Any]:
