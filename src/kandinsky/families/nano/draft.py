@@ -156,11 +156,13 @@ class Told:
         condition_BTHWC: Condition channels, see ``geometry.condition_channels``, with the mask of what is known.
         draft_BTHWC: Drafts, zeros where there are none.
         drawn_B: Which clips have one.
+        final_B: Which drafts need no correction: made of a given first frame alone, whose colours one would shift.
     """
 
     condition_BTHWC: Tensor
     draft_BTHWC: Tensor
     drawn_B: Tensor
+    final_B: Tensor
 
     def guess(self, x_BTHWC: Tensor, time_B: Tensor) -> Tensor:
         """See ``best_guess``."""
@@ -195,6 +197,7 @@ def tell(
             first = x_BTHWC[:, 0].float()
             wanted, packed_BG = packed_BG, _as_seen(portraits, linear, tokens, packed_BG, first)
     drawn = packed_BG[:, 0] > 0
+    final = ~drawn & (first is not None)
     draft = drafted(portraits, linear, tokens, packed_BG, frames=frames, rows=rows)
     if first is not None:
         seen = linear.unpatchify(linear.still.decode(first)[:, None])[:, 0]
@@ -207,7 +210,7 @@ def tell(
     condition = condition_channels(packed_BG, frames=frames, rows=rows, columns=columns, channels=channels)
     if known is not None:
         condition[..., -1:] = known.to(condition)
-    return Told(condition, draft, drawn)
+    return Told(condition, draft, drawn, final)
 
 
 def _as_seen(

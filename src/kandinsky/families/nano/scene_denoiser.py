@@ -44,8 +44,9 @@ class SceneVelocity:
             self._told = self._tell(seen_BTHWC)
             self.inner.condition_BTHWC = self._told.condition_BTHWC
         time = t.to(x_BTHWC).clamp_min(LEAST_TIME).expand(len(x_BTHWC))
-        guess = self._told.guess(seen_BTHWC, time)
-        clean = guess + self.inner(guess, t).to(x_BTHWC.dtype)
+        guess = self._told.guess(x_BTHWC, time)
+        correction = self.inner(guess, t).to(x_BTHWC.dtype)
+        clean = guess + torch.where(self._told.final_B.view(-1, 1, 1, 1, 1), 0, correction)
         return (x_BTHWC - clean) / time.view(-1, 1, 1, 1, 1)
 
     def _tell(self, x_BTHWC: Tensor) -> Told:

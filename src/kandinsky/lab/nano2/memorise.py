@@ -339,7 +339,7 @@ def told_of(batch: SceneBatch, linear: LinearPatches) -> Told:
     if given.any():
         draft = draft.clone()
         draft[given] = beside_frame(linear, draft[given], drawn[given], clean[given, 0])
-    return Told(condition, draft, drawn | given)
+    return Told(condition, draft, drawn | given, torch.zeros_like(drawn))
 
 
 def _kept(folder: Path | None, name: str, shape: tuple[int, ...], dtype: type) -> np.ndarray:
