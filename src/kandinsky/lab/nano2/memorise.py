@@ -82,7 +82,8 @@ class SceneDenoiser(nn.Module):
         guess = told.guess(x_BTHWC, time_B)
         x = torch.cat([guess, told.condition_BTHWC], dim=-1)
         backend = AttentionSpec(backend="math")
-        out: Tensor = guess + self.dit(x, time_B * 1000, text, rope_scale=ROPE_SCALE, attention=backend).float()
+        correction = self.dit(x, time_B * 1000, text, rope_scale=ROPE_SCALE, attention=backend).float()
+        out: Tensor = guess + torch.where(told.final_B.view(-1, 1, 1, 1, 1), 0, correction)
         return out
 
     def take(self, portraits: Portraits, linear: LinearPatches) -> None:
