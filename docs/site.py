@@ -22,7 +22,14 @@ GLOBS = (
     "comfyui/*.md",
     "src/kandinsky/assets/*/*.md",
 )
-IMAGES = ("src/kandinsky/assets/*/*.png", "docs/guides/*.png", "docs/guides/*.webp", "docs/benchmarks/*.svg")
+IMAGES = (
+    "src/kandinsky/assets/*/*.png",
+    "src/kandinsky/assets/*/*.webp",
+    "docs/*.webp",
+    "docs/guides/*.png",
+    "docs/guides/*.webp",
+    "docs/benchmarks/*.svg",
+)
 
 
 def pages(root: Path = ROOT) -> list[Path]:
