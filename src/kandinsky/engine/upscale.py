@@ -142,9 +142,11 @@ def check_upscale(request: Request, card: Card) -> None:
     if not can_upscale(card):
         whole = "source" in card.does.knows and card.clip.overlap == 0
         why = "it makes its clips as a whole and not in tiles" if whole else "it takes no video to change"
+        other = card.conditions_with
+        instead = f"`{other}`, which can" if other else "a model for `text-to-video` or `image-to-video`"
         raise RequestError(
             f"`{card.id}` cannot make its result larger in a second stage, since {why}: leave "
-            "`upscale=…` out, or use a model for `text-to-video` or `image-to-video`",
+            f"`upscale=…` out, or use {instead}",
             hint="`kandinsky models` lists them all",
         )
     strength = request.upscale_strength
