@@ -7,6 +7,7 @@ import pytest
 
 import kandinsky
 from kandinsky.engine.pipeline import GenerationPipeline
+from kandinsky.model.timeline import PromptAt
 from kandinsky.model.values import Request
 
 pytestmark = pytest.mark.slow
@@ -81,3 +82,21 @@ def test_a_picture_keeps_its_colours_where_words_do_not_name_it() -> None:
     for words in ("", "jumps"):
         frames = animate(words, image=image, seed=1).frames.astype(float)
         assert np.abs(frames[:, 4:12, 4:12] - frames[0, 4:12, 4:12]).mean() < 2, words
+
+
+def test_a_long_clip_keeps_its_subject_its_background_and_its_joints(pipe: GenerationPipeline) -> None:
+    """After 20 s all is as at first, and where two windows meet nothing jumps."""
+    frames = made(pipe, "a panda jumps on a blue background", seconds=20)
+    assert frames.shape == (241, 192, 192, 3)
+    assert np.abs(frames[:, :16, :16].mean((1, 2)) - BLUE).max() < 12
+    changes = np.abs(np.diff(frames, axis=0)).mean((1, 2, 3))
+    assert changes[24::24].max() < 1.5 * np.median(changes)
+    # 192 frames later the jump and the portrait are at the same moment
+    assert np.abs(frames[30:48] - frames[222:240]).mean() < 1.5
+
+
+def test_prompts_by_time_show_one_thing_after_the_other(pipe: GenerationPipeline) -> None:
+    frames = made(pipe, "a panda on a blue background", seconds=6, prompt_at=(PromptAt("a cat jumps", 3),))
+    assert np.abs(frames[-1, :16, :16].mean((0, 1)) - 255).max() < 12
+    alone = made(pipe, "a cat jumps", seconds=2)
+    assert np.abs(frames[41:64] - alone[1:24]).mean() < 2
