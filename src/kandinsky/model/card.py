@@ -33,7 +33,7 @@ BASES, TABLES = "_bases", "_tables"
 FITS = ("list", "area", "within")
 Families = Callable[[str], Family]
 WHOLE = "./"  # all files of a repository
-DEFAULT_MODEL = "nano-t2v"
+DEFAULT_MODEL = "nano2-t2v"
 UNPUBLISHED = "unpublished"
 DEFAULT_SOUND, FULL_SIZE_SOUND = "nano-v2a", "kandinsky4-v2a"
 
