@@ -31,7 +31,7 @@ from kandinsky.lab.nano2.catalogue import Sources, catalogue
 from kandinsky.lab.nano2.compose import render
 from kandinsky.lab.nano2.fidelity import Clip, fidelity, jumps
 from kandinsky.lab.nano2.measure import fixed_prompts, strips
-from kandinsky.lab.nano2.memorise import STEPS, SceneDenoiser, network_params, sample
+from kandinsky.lab.nano2.objective import STEPS, SceneDenoiser, network_params, sample
 from kandinsky.lab.nano2.portraits import Portraits
 from kandinsky.lab.nano2.reader import read
 
