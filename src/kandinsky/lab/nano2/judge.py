@@ -24,15 +24,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from kandinsky.catalogue import load
-from kandinsky.engine.pipeline import GenerationPipeline
 from kandinsky.families.nano.decoder import NanoDecoder
 from kandinsky.families.nano.linear import LinearPatches
 from kandinsky.families.nano.scene_encoder import said_beside_image
 from kandinsky.families.nano.scene_transformer import SceneTransformer
 from kandinsky.families.nano.scene_words import NOTHING, Said, said_of
 from kandinsky.families.nano.scenes import Scene
-from kandinsky.lab.nano.train_autoencoder import to_unit
 from kandinsky.lab.nano2.catalogue import Images, open_sources
+from kandinsky.lab.nano2.evaluate import REFERENCES, inside
 from kandinsky.lab.nano2.fidelity import Clip
 from kandinsky.lab.nano2.measure import Made, fixed_prompts, strips
 from kandinsky.lab.nano2.measures import (
@@ -182,20 +181,6 @@ class Judged:
         return cls(told, Made(pipe), Made(beside), *inside(pipe))
 
 
-def inside(pipe: GenerationPipeline) -> tuple[Read, RoundTrip, PortraitImages]:
-    """What measures need of a pipeline beside its clips: its reader, its autoencoder's round trip, its portraits."""
-    with pipe.placement.hold("text") as text, pipe.placement.hold("dit") as dit:
-        reads, portraits = text.reader.read, PortraitImages(dit.portraits, text.network)
-
-    @torch.no_grad()
-    def round_trip(clip: Clip) -> Clip:
-        with pipe.placement.hold("vae") as vae:
-            dtype = next(vae.parameters()).dtype
-            return to_pixels(vae.decode(vae.encode(to_unit(clip)[None].to(dtype))).float())[0]
-
-    return reads, round_trip, portraits
-
-
 def judge(
     judged: Judged, sources: Images | None, out: Path, *, count: int = CLIPS, groups: Sequence[str] | None = None
 ) -> dict[str, Any]:
@@ -209,8 +194,8 @@ def judge(
         groups: Only these of ``measures.GROUPS``; None for all, further steps and the 48 fixed prompts.
     """
     out.mkdir(parents=True, exist_ok=True)
-    reference = Reference(sources or judged.portraits, are_real=sources is not None)
-    result: dict[str, Any] = dict(judged.told) | {"compared with": "images" if sources else "own portraits"}
+    reference = Reference(judged.portraits if sources is None else sources, are_real=sources is not None)
+    result: dict[str, Any] = dict(judged.told) | {"compared with": REFERENCES[sources is not None]}
 
     def write() -> None:
         (out / "figures.json").write_text(json.dumps(result, indent=1, ensure_ascii=False))
@@ -219,7 +204,7 @@ def judge(
         logging.info("%s: %d clips", name, len(made))
         strips(made[:24], meant[:24]).save(out / f"{name.replace(' ', '_')}.png")
 
-    session = Session(judged.make, reference, judged.read, count, judged.round_trip, groups, seen)
+    session = Session(judged.make, reference, judged.read, count, None, judged.round_trip, groups, seen)
     for task, make in (("text-to-video", judged.make), ("image-to-video", judged.animate)):
         if groups is None or set(groups) & set(GROUPS[task]):
             result[task] = MEASURES[task](replace(session, make=make))

@@ -133,11 +133,12 @@ class Reference:
 # -- scenes and their captions -----------------------------------------------------------------------------------------
 
 
-def scene_groups(count: int = CLIPS) -> dict[str, list[Scene]]:
+def scene_groups(count: int = CLIPS, others: int | None = None) -> dict[str, list[Scene]]:
     """Scenes to be measured by kind, before colours that are held out for their concept; the same on every machine.
 
     Args:
-        count: Plain ones; there are a third as many of every other kind.
+        count: Plain ones.
+        others: Of every other kind; None for a third as many.
     """
     rng = np.random.default_rng(48)
     entries = catalogue()
@@ -157,7 +158,7 @@ def scene_groups(count: int = CLIPS) -> dict[str, list[Scene]]:
         return _placed(plain_scene(concept, colour), word)
 
     numbers = [int(i * len(entries) / count) for i in range(count)]
-    few = max(1, count // 3)
+    few = others or max(1, count // 3)
     return {
         "plain": [plain_scene(n, int(rng.choice(held_colours(entries[n])))) for n in numbers],
         "motions": [replace(plain_scene(*drawn()), motion=MOTIONS[i % len(MOTIONS)]) for i in range(few)],
@@ -349,6 +350,7 @@ class Session:
         reference: What its clips are compared with.
         read: Its reader of prompts.
         count: Plain clips; see ``scene_groups``.
+        others: Clips of every other kind; None for a third as many.
         round_trip: Encodes and decodes a clip, to measure what the autoencoder costs.
         groups: Only these; None for all.
         seen: Is shown the clips of each group beside the scenes' own.
@@ -358,12 +360,21 @@ class Session:
     reference: Reference
     read: Read
     count: int = CLIPS
+    others: int | None = None
     round_trip: RoundTrip | None = None
     groups: Sequence[str] | None = None
     seen: Callable[[str, list[Clip], list[Clip]], None] | None = None
 
     def wants(self, name: str) -> bool:
         return self.groups is None or name in self.groups
+
+    def scenes(self) -> dict[str, list[Scene]]:
+        """The kinds of scenes that are wanted."""
+        return {kind: scenes for kind, scenes in scene_groups(self.count, self.others).items() if self.wants(kind)}
+
+    def pictured(self) -> list[Scene]:
+        """The scenes whose first frames are given: half of the plain ones."""
+        return scene_groups(self.count, self.others)["plain"][::2]
 
 
 WORDS = "words"
@@ -372,18 +383,17 @@ WORDS = "words"
 def text_to_video(session: Session) -> dict[str, Any]:
     """Figures by kind of scene, and of the words alone."""
     rows: dict[str, Any] = {}
-    for kind, scenes in scene_groups(session.count).items():
-        if session.wants(kind):
-            made = session.make([caption_of(scene, number) for number, scene in enumerate(scenes)])
-            rows[kind] = clip_figures(kind, made, scenes, session.reference, session.round_trip)
-            if session.seen is not None:
-                session.seen(kind, made, [session.reference.clip(scene) for scene in scenes])
+    for kind, scenes in session.scenes().items():
+        made = session.make([caption_of(scene, number) for number, scene in enumerate(scenes)])
+        rows[kind] = clip_figures(kind, made, scenes, session.reference, session.round_trip)
+        if session.seen is not None:
+            session.seen(kind, made, [session.reference.clip(scene) for scene in scenes])
     return {"groups": rows} | ({"words": measure_words(session.read)} if session.wants(WORDS) else {})
 
 
 def image_to_video(session: Session) -> dict[str, Any]:
     """What happens after given first frames, by what is said beside them."""
-    scenes = scene_groups(session.count)["plain"][::2]
+    scenes = session.pictured()
     meant = [session.reference.clip(scene) for scene in scenes]
     rows: dict[str, Any] = {}
     for kind in IMAGE_KINDS:
@@ -404,3 +414,10 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "text-to-video": ("plain", *OTHERS, WORDS),
     "image-to-video": IMAGE_KINDS,
 }
+
+
+def planned(session: Session, task: str) -> int:
+    """How many clips a session will make."""
+    if task == "image-to-video":
+        return len(session.pictured()) * sum(session.wants(kind) for kind in IMAGE_KINDS)
+    return sum(map(len, session.scenes().values()))
