@@ -306,7 +306,7 @@ def measure_words(read: Read) -> dict[str, dict[str, Any]]:
 
     def concepts(text: str) -> list[int]:
         scene = read(text).scene
-        return [] if scene is None else [one.concept or 0 for one in scene.subjects]
+        return [] if scene is None else [-1 if one.concept is None else one.concept for one in scene.subjects]
 
     rows: dict[str, dict[str, Any]] = {}
     for lang in LANGUAGES:
