@@ -9,6 +9,7 @@ import kandinsky
 from kandinsky.engine.pipeline import GenerationPipeline
 from kandinsky.lab.nano.evaluate import evaluate, table
 from kandinsky.lab.nano2.judge import Judged
+from kandinsky.model.timeline import PromptAt
 from kandinsky.model.values import Request
 
 pytestmark = pytest.mark.slow
@@ -100,3 +101,21 @@ def test_a_draft_alone_is_nearly_the_clip() -> None:
     text = ["a panda jumps on a blue background"]
     whole, alone = (Judged.shipped(network=network).make(text)[0].astype(float) for network in (True, False))
     assert 0 < np.abs(whole - alone).mean() < 4
+
+
+def test_a_long_clip_keeps_its_subject_its_background_and_its_joints(pipe: GenerationPipeline) -> None:
+    """After 20 s all is as at first, and where two windows meet nothing jumps."""
+    frames = made(pipe, "a panda jumps on a blue background", seconds=20)
+    assert frames.shape == (241, 192, 192, 3)
+    assert np.abs(frames[:, :16, :16].mean((1, 2)) - BLUE).max() < 12
+    changes = np.abs(np.diff(frames, axis=0)).mean((1, 2, 3))
+    assert changes[24::24].max() < 1.5 * np.median(changes)
+    # 192 frames later the jump and the portrait are at the same moment
+    assert np.abs(frames[30:48] - frames[222:240]).mean() < 1.5
+
+
+def test_prompts_by_time_show_one_thing_after_the_other(pipe: GenerationPipeline) -> None:
+    frames = made(pipe, "a panda on a blue background", seconds=6, prompt_at=(PromptAt("a cat jumps", 3),))
+    assert np.abs(frames[-1, :16, :16].mean((0, 1)) - 255).max() < 12
+    alone = made(pipe, "a cat jumps", seconds=2)
+    assert np.abs(frames[41:64] - alone[1:24]).mean() < 2

@@ -581,6 +581,7 @@ def denoise(
     kept: KeptBlocks | None = None,
     tiles: Tiles | None = None,
     strength: float | None = None,
+    since: int = 0,
 ) -> Generator[Step, None, State]:
     """Denoise to latents, float32, under text embeddings and what is known.
 
@@ -598,6 +599,7 @@ def denoise(
         kept: Records what block-sparse attention keeps.
         tiles: In which parts the network sees the state; it sees all of it by default.
         strength: The time that sampling begins at, where ``known`` has what it begins from; the job's by default.
+        since: See ``Pass``.
 
     Yields:
         Sampling steps.
@@ -654,6 +656,7 @@ def denoise(
                 kept=kept,
                 # a reference is what guidance strengthens, as it does the prompt
                 branches=tuple(one for kind, one in besides if kind == CONTROL or branch != "unconditional"),
+                since=since,
             )
             return bind()(net, known, run)
 

@@ -92,6 +92,8 @@ class Pass:
         memory: What this pass remembers of finished chunks of frames, where the state holds the next chunk alone; for
             networks with causal attention.
         branches: Beside its blocks, for networks of which the family names some (``Part.branches``).
+        since: Of a part of a longer clip, for how many latent frames the prompt has held before the state's first;
+            below 0, so many of the state's frames are from before it.
     """
 
     text: TextEmbeddings
@@ -104,6 +106,7 @@ class Pass:
     lengths: tuple[tuple[int, int, int], ...] | None = None
     memory: KeyValues | None = None
     branches: tuple[Beside, ...] = ()
+    since: int = 0
 
 
 class Denoiser(Protocol):
