@@ -12,13 +12,13 @@ from kandinsky.families.nano.params import (
     CELL,
     FRAMES,
     GRID,
+    MOST_SUBJECTS,
     MOVES,
     PIXELS,
     LinearPatchParams,
     NanoAutoencoderParams,
     NanoPatchParams,
 )
-from kandinsky.families.nano.scenes import MOST_SUBJECTS
 from kandinsky.model.card import Card, Component
 from kandinsky.model.cost import Cost, Load, Operations
 
