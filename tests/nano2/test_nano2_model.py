@@ -16,6 +16,8 @@ from torch import Tensor, nn
 import kandinsky
 from kandinsky.bench.fit_preview import samples
 from kandinsky.catalogue import find, plan
+from kandinsky.engine.accepts import accepted
+from kandinsky.engine.conditions import lacks
 from kandinsky.engine.pipeline import GenerationPipeline
 from kandinsky.errors import RequestError, WeightsError
 from kandinsky.families.kandinsky5.params import DiTParams
@@ -33,8 +35,9 @@ from kandinsky.lab.nano import captions
 from kandinsky.lab.nano2.objective import SceneDenoiser, sample
 from kandinsky.lab.nano2.reader import read, scene_words
 from kandinsky.model.denoiser import Known, Pass
+from kandinsky.model.given import Frames, Source
 from kandinsky.model.timeline import PromptAt
-from kandinsky.model.values import Request, TextEmbeddings
+from kandinsky.model.values import Request, TextEmbeddings, Video
 from kandinsky.weights.write import write_state
 
 DIM, LATENT = 32, 80
@@ -552,7 +555,6 @@ def test_an_image_stays_the_first_frame(cards: Path) -> None:
         ("something grows", "white", {}),
         ("a cat", "clear", {}),
         ("a cat", "noise", {"steps": 2, "guidance": 2}),
-        ("a cat fades in", "white", {"last_image": np.zeros((192, 192, 3), np.uint8)}),
     ],
 )
 def test_pictures_of_all_kinds_begin_clips_of_all_kinds(
@@ -581,11 +583,55 @@ def test_text_to_video_goes_on_from_a_first_frame_too(cards: Path) -> None:
         assert np.abs(one[0] - other[0]).max() <= 1 and np.abs(one - other).mean() < 0.4 * other.std()
 
 
-def test_a_clip_is_changed_from_any_strength_on(pipe: GenerationPipeline) -> None:
-    clip = pipe("a panda on a blue background", seed=1)
-    near, far = (pipe("a cat on red", video=clip, strength=s, seed=1, steps=4).frames for s in (0.1, 0.9))
-    changes = [np.abs(made.astype(float) - clip.frames).mean() for made in (near, far)]
-    assert near.shape == clip.frames.shape and changes[0] < changes[1]
+STILL = np.zeros((192, 192, 3), np.uint8)
+CLIP = Video(np.zeros((25, 192, 192, 3), np.uint8), 12.0, 0)
+
+
+@pytest.mark.parametrize("task", ["t2v", "i2v"])
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"video": CLIP, "strength": 0.5}, "takes no video to change"),
+        ({"video": CLIP, "mask": STILL[..., 0]}, "takes no video to change"),
+        ({"video": CLIP, "span": "0.5s:1s"}, "takes no video to change"),
+        ({"video": CLIP, "place": "96x96+0+0"}, "takes no video to change"),
+        ({"video": CLIP, "source_prompt": "a dog"}, "takes no video to change"),
+        ({"conditions": [Source(CLIP, strength=0.5)]}, "takes no video to change"),
+        ({"last_image": STILL}, "goes on from a first frame, and takes no other known frames"),
+        ({"conditions": [Frames(STILL, at="1s")]}, "goes on from a first frame"),
+        ({"conditions": [Frames(CLIP, at=0, cut="0:9")]}, "give a single one at 0"),
+        ({"conditions": [Frames(CLIP, at=0, cut="0:9"), Frames(CLIP, at="end", cut="0:8")]}, "give a single one at 0"),
+        ({"control": CLIP}, "takes no control"),
+        ({"reference": STILL}, "takes no reference"),
+        ({"upscale": 2}, "cannot make its result larger in a second stage, since it takes no video to change"),
+    ],
+)
+def test_what_would_be_a_collage_is_refused_with_the_model_that_does_it(
+    task: str, asked: dict[str, Any], message: str
+) -> None:
+    card = find(f"nano2-{task}")
+    with pytest.raises(RequestError) as refused:
+        card.does.resolve()(Request(card.id, "a cat jumps", **asked), card, False)
+    said = str(refused.value)
+    assert said.startswith(f"`{card.id}` ") and message in said and f"use `nano-{task}`" in said and "\n" not in said
+    other = find(f"nano-{task}")
+    assert lacks(Request(card.id, "a cat jumps", **asked), card)
+    assert not lacks(Request(other.id, "a cat jumps", **asked), other)
+
+
+def test_what_it_takes_is_said_where_models_are_shown(cards: Path) -> None:
+    for task, way in (("t2v", "replacement"), ("i2v", "native")):
+        card = find(f"nano2-{task}")
+        assert card.does.knows == {"first frame": way} and "video" not in accepted(card)
+        assert f"`nano-{task}` takes other known frames" in accepted(card)["conditions"]
+
+
+def test_the_last_frame_of_a_clip_is_a_first_frame_as_an_image_is(pipe: GenerationPipeline) -> None:
+    ramp = np.tile(np.arange(192, dtype=np.uint8)[:, None], (192, 1, 3))
+    clip = Video(np.stack([STILL, STILL, ramp]), 12.0, 0)
+    image = pipe("a cat jumps", image=ramp, seed=1)
+    known = pipe("a cat jumps", conditions=[Frames(clip, at=0, cut="-1:")], seed=1)
+    assert np.array_equal(image.frames, known.frames)
 
 
 def test_the_plan_and_the_cards(cards: Path) -> None:

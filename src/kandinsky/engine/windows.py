@@ -199,7 +199,7 @@ def check_able(request: Request, card: Card, length: float) -> None:
             f"`{card.id}` is autoregressive and makes no windows: stream it, in any length, with prompts that change",
             hint="`kandinsky live` and `Pipeline.stream` do",
         )
-    if card.keyframes is not None or "frames" not in card.does.knows or clip.overlap == 0:
+    if card.keyframes is not None or not card.goes_on or clip.overlap == 0:
         whole = f"use {clip.min_seconds:g} to {clip.max_seconds:g}, since its clips are made as a whole"
         if asked:
             raise RequestError(
