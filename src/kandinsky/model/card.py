@@ -54,7 +54,7 @@ class FileSet:
         bytes: Download size, for `kandinsky plan`.
         dtype: Type of the numbers in the files, also for the plan.
         gated: Whether the hub requires a token and an accepted licence.
-        loaded: Bytes that are kept in memory, if less than the size of the files.
+        loaded: Bytes that are kept in memory, if not as many as the files have.
     """
 
     repo: str
