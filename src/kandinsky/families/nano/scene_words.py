@@ -113,9 +113,10 @@ class RowMemory(nn.Module):
 
 
 def _spread(*shape: int, std: float = 1.0) -> nn.Parameter:
-    """Random weights, of which none are drawn on the meta device."""
+    """Random weights; none on the meta device, where drawing them would import PyTorch's compiler."""
     made = nn.Parameter(torch.empty(*shape))
-    nn.init.normal_(made, std=std)
+    if not made.is_meta:
+        nn.init.normal_(made, std=std)
     return made
 
 
