@@ -342,7 +342,8 @@ def laid(
         elif isinstance(one.asked, Control):
             found.append(_laid_control(one, one.asked, shape, card, fit))
         elif isinstance(one.asked, Reference):
-            found.append(_told_to_branch(one, one.asked, fit_clip(one.clip, [0], fit(one.clip.first))))
+            seen = _as_trained(one, card, fit_clip(one.clip, [0], fit(one.clip.first)))
+            found.append(_told_to_branch(one, one.asked, seen))
         else:
             found.append(_laid_frames(one.asked, one.clip, shape, card, fit))
     source = next((one for one in found if one.kind == "init"), None)
@@ -563,6 +564,23 @@ def _laid_control(
         )
     used = fit_clip(clip, [0] * frames if clip.is_image else range(frames), fit(clip.first))
     return _told_to_branch(opened, asked, used)
+
+
+def _as_trained(opened: Opened, card: Card, data: FittedClip) -> FittedClip:
+    """A reference before the ground that the card's own branch has seen images on."""
+    if card.references_on != "white" or opened.branch is None or not opened.branch.is_own:
+        return data
+    from kandinsky.media.grounds import on_white
+
+    image = data.frames_THWC[0]
+    changed = on_white(image)
+    if changed is None:
+        log.warning("the reference %s has no plain ground: `%s` follows drawings on white, so cut the subject out",
+                    opened.clip.what, card.id)  # fmt: skip
+        return data
+    if changed is not image:
+        log.info("the reference %s is put on white, as `%s` was trained", opened.clip.what, card.id)
+    return replace(data, frames_THWC=changed[None])
 
 
 def _told_to_branch(opened: Opened, asked: Control | Reference, data: FittedClip) -> Condition:

@@ -122,7 +122,7 @@ def wanted_size(request: Request, card: Card, base: tuple[int, int] | None) -> t
 
 
 def can_upscale(card: Card) -> bool:
-    """Whether a model can make clips larger: it takes a video to change, makes all of it at once, and parts of it too."""
+    """Whether a model can make clips larger: it takes a video to change, and makes all of it at once."""
     return "source" in card.does.knows and card.keyframes is None and card.roll is None
 
 

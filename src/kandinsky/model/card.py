@@ -373,6 +373,7 @@ class Card:
         distilled_from: The model that its few steps were distilled from.
         roll: Makes the model autoregressive: clips are made along time, and can be streamed without end.
         branches: Files of control and reference branches that are used if a request names none.
+        references_on: The ground on which its own reference branch has seen images, `white`; empty for any.
     """
 
     id: str
@@ -399,6 +400,7 @@ class Card:
     distilled_from: str = ""
     roll: Roll | None = None
     branches: tuple[FileSet, ...] = ()
+    references_on: str = ""
 
     @property
     def does(self) -> Task:

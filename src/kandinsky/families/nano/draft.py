@@ -323,7 +323,12 @@ def _around(pixels_BPN3: Tensor, rows: int) -> Tensor:
 
 
 def _moved(
-    portraits: PortraitDecoder, linear: LinearPatches, tokens_BLE: Tensor, packed_BG: Tensor, first_BHWC: Tensor, since: int
+    portraits: PortraitDecoder,
+    linear: LinearPatches,
+    tokens_BLE: Tensor,
+    packed_BG: Tensor,
+    first_BHWC: Tensor,
+    since: int,
 ) -> Tensor:
     """Scenes of one subject, moved to where a given first frame differs from the colour at its border."""
     out, (at,) = packed_BG.clone(), shown_at(1, since)

@@ -116,9 +116,7 @@ def subject_share(judge: NanoJudge, frames_THWC: np.ndarray, prompt: Prompt, sec
     return float(np.mean(hits))
 
 
-def held(
-    video: Video, borders: Sequence[int], judge: NanoJudge | None, prompt: Prompt, *, group: int = 4
-) -> Held:
+def held(video: Video, borders: Sequence[int], judge: NanoJudge | None, prompt: Prompt, *, group: int = 4) -> Held:
     """Measure a clip.
 
     Args:
