@@ -392,7 +392,7 @@ def test_folders_of_models_are_offered(tiny_cards: Path, tmp_path: Path) -> None
     (tmp_path / "mine" / "card.toml").write_text(card.replace('base = "', 'base = "'), encoding="utf-8")
     host, models = Host({"kandinsky": tmp_path}), pack.part("models")
     names = models.model_names(host)
-    assert names[0] == "nano-t2v" and names[-1] == "mine/" and LITE in names
+    assert names[0] == "nano2-t2v" and names[-1] == "mine/" and LITE in names
     assert models.choose("mine/", host).source.card.task == "text-to-image"
     with pytest.raises(RequestError, match="not in ComfyUI's folders"):
         models.choose("../", host)

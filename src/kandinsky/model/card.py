@@ -33,7 +33,7 @@ BASES, TABLES = "_bases", "_tables"
 FITS = ("list", "area", "within")
 Families = Callable[[str], Family]
 WHOLE = "./"  # all files of a repository
-DEFAULT_MODEL = "nano-t2v"
+DEFAULT_MODEL = "nano2-t2v"
 UNPUBLISHED = "unpublished"
 DEFAULT_SOUND, FULL_SIZE_SOUND = "nano-v2a", "kandinsky4-v2a"
 
@@ -54,7 +54,7 @@ class FileSet:
         bytes: Download size, for `kandinsky plan`.
         dtype: Type of the numbers in the files, also for the plan.
         gated: Whether the hub requires a token and an accepted licence.
-        loaded: Bytes that are kept in memory, if less than the size of the files.
+        loaded: Bytes that are kept in memory, if not as many as the files have.
     """
 
     repo: str

@@ -54,6 +54,7 @@ FAMILY = Family(
             tensors=("rows",),
             tells_unused=True,
             vocabulary=Lazy(f"{_HERE}.networks:scene_vocabulary"),
+            mixes=False,  # a state says where everything stands, and a scene half way is none
             cost=_SMALL,
         ),
         "nano.patch-vae": Part(
