@@ -7,20 +7,41 @@ places, sizes, motions, cameras, counts and backgrounds; the lists ship with the
 
 from __future__ import annotations
 
-import difflib
+import functools
+import itertools
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
-from kandinsky.families.nano.scenes import ARRANGEMENTS, PLACES, SIZES, WHITE, Backdrop, Scene, Subject
+from kandinsky.families.nano.scenes import ARRANGEMENTS, MOST_SUBJECTS, PLACES, SIZES, WHITE, Backdrop, Scene, Subject
 from kandinsky.weights.untrusted import read_table, reading
 
 LONGEST = 8  # words of a phrase
 READ = 12  # words of a prompt that are compared with names of concepts, where none is known
+LIKE = 0.78  # likeness of spelling from which on a word is taken for another one, misspelt
+SCOPE = 6  # words that a "no" speaks of, at most
+_PICTOGRAPH = "[\u231a\u231b\u23e9-\u23fa\u2600-\u27bf\u2b50\u2b55\U0001f000-\U0001faff]"
+_WORD = re.compile(
+    rf"\w+(?:['’-]+\w+)*|[\U0001f1e6-\U0001f1ff]{{2}}|{_PICTOGRAPH}[\ufe0e\ufe0f\U0001f3fb-\U0001f3ff]*"
+    rf"(?:\u200d(?:{_PICTOGRAPH}|[\u2640\u2642])[\ufe0e\ufe0f\U0001f3fb-\U0001f3ff]*)*"
+)
+"""A word, or an emoji with all that belongs to it."""
+_WORD_START = re.compile(r"\w")
+_SHADES = re.compile("[\ufe0e\ufe0f\U0001f3fb-\U0001f3ff]")
+"""How an emoji is drawn, and which tone its skin has."""
+_PAUSE = re.compile(r"[,;:.!?()/|\n—–]|\s-+\s")
+_DETERMINERS = frozenset("a an the one this that my your his her its our their each every another some".split())
+_BEFORE_VERBS = frozenset("he she it they who which we i you to can will must should would could and then".split())
+_TOWARDS = frozenset(
+    "on in at with by near against from over to behind beside inside but while as на в во с со у к по из от под над за"
+    " возле около рядом но а".split()
+)
+"""Words that end what a "no" speaks of."""
+_OR = frozenset(["or", "nor", "или", "ни", "либо"])
 # the longer before the shorter
 _RU_ENDINGS = (
     *("ами", "ями", "ого", "его", "ому", "ему", "ыми", "ими", "ой", "ей", "ою", "ею", "ом", "ем", "ов", "ев", "ах"),
@@ -47,13 +68,23 @@ def stem(word: str) -> str:
 
 
 def words_of(text: str) -> list[str]:
-    """Words of a text in lower case, «ё» as «е»."""
-    return re.findall(r"[\w'’-]+", plain(text))
+    """Words and emoji of a text: lower case, «ё» as «е», emoji without skin tones and variation selectors."""
+    return [_SHADES.sub("", word) or word for word in _WORD.findall(plain(text))]
+
+
+def pauses(text: str) -> frozenset[int]:
+    """Numbers of the words that a comma or another mark follows."""
+    found = list(_WORD.finditer(plain(text)))
+    return frozenset(
+        number
+        for number, (one, other) in enumerate(itertools.pairwise(found))
+        if _PAUSE.search(plain(text), one.end(), other.start())
+    )
 
 
 def spelt(text: str) -> list[str]:
     """The same words as they were spelt, as far as they can be told."""
-    found = re.findall(r"[\w'’-]+", unicodedata.normalize("NFC", text))
+    found = _WORD.findall(unicodedata.normalize("NFC", text))
     return found if len(found) == len(words_of(text)) else words_of(text)
 
 
@@ -78,12 +109,14 @@ class Understood:
         spans: What was understood, in order.
         ignored: Words that change nothing, because they are unknown or cannot be shown.
         left_open: Roles of ``scene_words.ROLES`` that the prompt does not speak of; the scene holds defaults there.
+        negated: Names of what should not be there.
     """
 
     scene: Scene | None
     spans: tuple[Span, ...]
     ignored: tuple[str, ...]
     left_open: tuple[str, ...] = field(default=())
+    negated: tuple[str, ...] = field(default=())
 
 
 Lexicon = dict[tuple[str, ...], tuple[str, str]]
@@ -95,7 +128,9 @@ class SceneReader:
     Args:
         table: The contents of `words.json`: `concepts`, names of each in English and Russian; `phrases`, triples of a
             role, a meaning and phrases for it, parted by bars, of which an earlier one wins; `silent`, words that need
-            no answer, and `general`, what concepts do by themselves.
+            no answer, and `general`, what concepts do by themselves. Where it has them: `emoji`, the characters of each
+            concept; `verbs`, names that are also what somebody does; `near`, pairs of concepts and of words that are
+            near them, parted by bars; `alike`, the concepts nearest to each.
     """
 
     def __init__(self, table: Mapping[str, Any]) -> None:
@@ -105,6 +140,17 @@ class SceneReader:
         self._exact: Lexicon = {}
         self._stems: Lexicon = {}
         self._motions: dict[tuple[str, ...], str] = {}
+        self._verbs = frozenset(table.get("verbs", "").split())
+        self._near: dict[str, list[int]] = {}
+        for concepts, words in table.get("near", ()):
+            for word in words.split("|"):
+                self._near.setdefault(word, [int(number) for number in concepts.split()])
+        for word, numbers in list(self._near.items()):
+            self._near.setdefault(stem(word), numbers)
+        self._alike = [[int(number) for number in numbers.split()] for numbers in table.get("alike", ())]
+        for number, characters in enumerate(table.get("emoji", ())):
+            for one in characters.split():
+                self._exact[tuple(words_of(one))] = ("subject", str(number))
         for role, meaning, phrases in table["phrases"]:
             for phrase in phrases.split("|"):
                 if words := words_of(phrase):
@@ -124,6 +170,12 @@ class SceneReader:
         table = read_table(path)
         with reading(path, "holds no list of words"):
             return cls(table)
+
+    def names_something(self, phrase: str) -> bool:
+        """Whether a word or phrase as a whole names a concept, in any of its forms."""
+        words = tuple(words_of(phrase))
+        found = self._exact.get(words) or self._stems.get(tuple(stem(word) for word in words))
+        return found is not None and found[0] in ("subject", "synonym")
 
     def find_spans(self, text: str) -> tuple[list[tuple[Span, int]], list[tuple[str, int]]]:
         """Known phrases, from left to right and the longest first, and all other words; each with its place."""
@@ -153,18 +205,13 @@ class SceneReader:
         """
         spans, others = self.find_spans(text)
         ignored = [(word, at) for word, at in others if word not in self.silent and word not in self.general]
-        kept: list[tuple[Span, int]] = []
-        negated = False
-        for span, at in spans:
-            if span.role == "not":
-                negated = True
-                ignored.append((span.text, at))
-                continue
-            if negated:
-                ignored.append((span.text, at))
-                negated = False
-                continue
-            kept.append((span, at))
+        words, stops = words_of(text), pauses(text)
+        absent = _negated(words, spans, stops, self.silent)
+        ignored += [(span.text, at) for span, at in spans if at in absent]
+        negated = tuple(s.text for s, at in spans if at in absent and s.role in ("subject", "synonym"))
+        spans, repeated = _counted([(span, at) for span, at in spans if at not in absent], words)
+        kept, doings = self._without_doings(words, spans, stops)
+        ignored += repeated + doings
         named = any(span.role == "subject" for span, _ in kept)
         if named:  # beside a name, "crying" or "happy" is no second subject, and "jump" what "jumps" is
             begins = min(at for span, at in kept if span.role == "subject")
@@ -198,38 +245,117 @@ class SceneReader:
         kept = [(one, at) for one, at in kept if not (one.role == "subject" and int(one.meaning) in numbers[2:])]
         if not numbers:
             rest = tuple(word for word, _ in sorted(ignored, key=lambda item: item[1]))
-            return Understood(None, tuple(span for span, _ in kept), rest)
+            return Understood(None, tuple(span for span, _ in kept), rest, negated=negated)
         scene, left_open = _scene(numbers[:2], [span for span, _ in kept], [int(span.meaning) for span, _ in colours])
         ignored += [(span.text, at) for span, at in kept if not _is_shown(span, scene)]
         rest = tuple(word for word, _ in sorted(ignored, key=lambda item: item[1]))
-        return Understood(scene, tuple(span for span, _ in kept if _is_shown(span, scene)), rest, left_open)
+        shown = tuple(span for span, _ in kept if _is_shown(span, scene))
+        return Understood(scene, shown, rest, left_open, negated)
 
     def _as_motion(self, span: Span) -> Span:
         """A synonym that is also a form of a word for a motion, as that motion."""
         meaning = self._motions.get(tuple(stem(word) for word in words_of(span.text)))
         return replace(span, role="motion", meaning=meaning) if span.role == "synonym" and meaning else span
 
+    def _without_doings(
+        self, words: list[str], spans: list[tuple[Span, int]], stops: frozenset[int]
+    ) -> tuple[list[tuple[Span, int]], list[tuple[str, int]]]:
+        """Spans without English names that say what somebody does ("a panda drums") or what kind of thing it is.
+
+        Right behind a name, a word with an "s" is what one thing does, and a word without it what several do, if it is
+        a verb. Between an article and a name, another name says of which kind it is: "an apple tree" is a tree.
+
+        Returns:
+            The other spans, and the words of these.
+        """
+        left_out: set[int] = set()
+        for (one, at), (other, then) in itertools.pairwise(spans):
+            if one.role not in ("subject", "synonym") or at in left_out or not _is_name(other):
+                continue
+            between = words[at + len(one.text.split()) : then]
+            if any(not word.endswith("ly") for word in between) or any(n in stops for n in range(at, then)):
+                continue
+            first_is_many = one.text.isascii() and one.text != self._single(one.text)
+            single = self._single(other.text)
+            if other.text != single:
+                article = _article(words, at, stops)
+                if article and not first_is_many and (one.role == "subject" or article != "the" or single in self._verbs):
+                    left_out.add(then)
+                elif one.role == "subject" and not article and not first_is_many and one.text.isascii():
+                    left_out.add(at)
+            elif single in self._verbs and (first_is_many or _is_joined(words, at)):
+                left_out.add(then)
+            elif one.role == "subject" and not between and _is_name(one) and _article(words, at, stops):
+                left_out.add(at)
+        for span, at in spans:  # "she watches", "wants to fly"
+            if at and _is_name(span) and words[at - 1] in _BEFORE_VERBS and at - 1 not in stops:
+                single = self._single(span.text)
+                if single in self._verbs and words[at - 1] != "and":
+                    left_out.add(at)
+        others = [(span.text, at) for span, at in spans if at in left_out and span.text not in self.general]
+        return [(span, at) for span, at in spans if at not in left_out], others
+
+    def _single(self, text: str) -> str:
+        """The word of which an English name is the form with an "s", or the name as it is."""
+        mine = self._exact.get((text,))
+        for ending, instead in (("ies", "y"), ("ves", "f"), ("es", ""), ("s", "")):
+            word = text.removesuffix(ending) + instead
+            if text.endswith(ending) and word != text and (self._exact.get((word,)) or ("", ""))[1] == (mine or "-")[1]:
+                return word
+        if text.endswith("s") and not text.endswith("ss") and mine is None and (text[:-1],) in self._exact:
+            return text[:-1]
+        return text
+
     def nearest(self, text: str, count: int = 3) -> list[str]:
-        """English names of the concepts that are spelt most like a word of the text, in either language.
+        """English names of concepts near the words of a text: misspelt, or near in meaning to one that is known to be.
+
+        What is most like the first of them follows, where fewer are found.
 
         Args:
-            text: Its first words count.
-            count: How many.
+            text: Its first words count, in either language.
+            count: How many, at most.
+
+        Returns:
+            The nearest first; empty where nothing is near.
         """
+        spans, others = self.find_spans(text)
+        known = [(span.text, at) for span, at in spans if span.role in ("subject", "synonym")]
+        words = [word for word, _ in sorted(others + known, key=lambda one: one[1])]
         best: dict[int, float] = {}
-        words = words_of(text)[:READ]
-        for phrase, (role, meaning) in self._exact.items():
-            if role not in ("subject", "synonym"):
-                continue
-            name, number, matcher = " ".join(phrase), int(meaning.split(",")[0]), difflib.SequenceMatcher()
-            matcher.set_seq2(name)
-            enough = sorted(best.values())[-count] if len(best) >= count else 0.0
-            for word in words:
-                matcher.set_seq1(word)
-                if matcher.real_quick_ratio() > enough and matcher.quick_ratio() > enough:
-                    best[number] = max(best.get(number, 0.0), matcher.ratio())
+        for word in [word for word in words if word not in self.silent and word not in self.general][:READ]:
+            for number, value in self._like(word).items():
+                best[number] = max(best.get(number, 0.0), value)
         found = sorted(best, key=lambda number: -best[number])
-        return [self.names[number][0] for number in dict.fromkeys((*found, *range(count)))][:count]
+        more = [other for number in found[:1] for other in (self._alike or [[]] * len(self.names))[number]]
+        return [self.names[number][0] for number in dict.fromkeys((*found, *more))][:count]
+
+    def _like(self, word: str) -> dict[int, float]:
+        """Concepts near a word, and how sure that is."""
+        best: dict[int, float] = {}
+
+        def add(numbers: Iterable[int], value: float) -> None:
+            for place, number in enumerate(numbers):
+                best[number] = max(best.get(number, 0.0), value - 0.01 * place)
+
+        exact = self._exact.get((word,)) or self._stems.get((stem(word),))
+        if exact and exact[0] in ("subject", "synonym"):
+            add(map(int, exact[1].split(",")), 1.0)
+            return best
+        for form in dict.fromkeys((word, stem(word), word.removesuffix("es"), re.sub("ies$", "y", word))):
+            if form in self._near:
+                add(self._near[form], 0.98)
+                return best
+        sound = _sound(word)
+        for phrase, (role, meaning) in self._exact.items():
+            if role in ("subject", "synonym") and len(phrase) == 1:
+                value = likeness(sound, _sound(phrase[0]))
+                if value >= LIKE:
+                    add(map(int, meaning.split(",")[: 1 if role == "subject" else None]), value)
+        for other, numbers in self._near.items():
+            value = likeness(sound, _sound(other)) - 0.02
+            if value >= LIKE:
+                add(numbers, value)
+        return best
 
     def found(self, text: str = "") -> list[tuple[str, ...]]:
         """Names of the concepts that a text speaks of, in their order; of all of them if it is empty."""
@@ -244,6 +370,113 @@ class SceneReader:
             for number, names in enumerate(self.names)
             if all(any(one.startswith(word) for one in known[number]) for word in wanted)
         )
+
+
+def likeness(one: str, other: str) -> float:
+    """How alike two words are spelt, in [0, 1]: 1 less the share of letters to change, insert, drop or exchange with
+    their neighbours; what is missing of it shrinks by a tenth for each of up to four letters with which both begin.
+    """
+    longest = max(len(one), len(other))
+    if min(len(one), len(other)) < 4 or abs(len(one) - len(other)) > longest // 3 or one[0] != other[0]:
+        return 1.0 if one == other and one else 0.0
+    before: list[int] = []
+    row = list(range(len(other) + 1))
+    for i, letter in enumerate(one, 1):
+        above, before, row = before, row, [i]
+        for j, against in enumerate(other, 1):
+            value = min(before[j] + 1, row[j - 1] + 1, before[j - 1] + (letter != against))
+            if i > 1 and j > 1 and letter == other[j - 2] and one[i - 2] == against:
+                value = min(value, above[j - 2] + 1)
+            row.append(value)
+    missing = row[-1] / longest
+    same = next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), 4)
+    return 1 - missing * (1 - 0.1 * min(4, same))
+
+
+@functools.lru_cache(50_000)
+def _sound(word: str) -> str:
+    """A word as it may sound: no doubled letters, "f" for "ph" and "k" for "ck"."""
+    word = word.replace("ph", "f").replace("ck", "k")
+    return re.sub(r"(.)\1", r"\1", word)
+
+
+def _is_name(span: Span) -> bool:
+    """Whether a span is one English word that names something."""
+    return span.role in ("subject", "synonym") and bool(re.fullmatch("[a-z]+", span.text))
+
+
+def _article(words: Sequence[str], at: int, stops: frozenset[int]) -> str:
+    """The article or pronoun of a name, up to two other words before it."""
+    for n in range(at - 1, max(-1, at - 4), -1):
+        if n in stops:
+            break
+        if words[n] in _DETERMINERS:
+            return words[n]
+    return ""
+
+
+def _is_joined(words: Sequence[str], at: int) -> bool:
+    """Whether a name is the second of two, or there are several of it."""
+    return any(word in ("and", "two", "three", "2", "3") for word in words[max(0, at - 3) : at])
+
+
+def _negated(
+    words: Sequence[str], spans: Sequence[tuple[Span, int]], stops: frozenset[int], silent: frozenset[str]
+) -> set[int]:
+    """Places of the spans that a "no" speaks of, and of the "no" itself.
+
+    It speaks of what follows: of the first phrase, of what describes it, and of all that "or" adds; not of what stands
+    behind a comma, "and", or a word like "on". A «нет» that ends a sentence speaks of what stands before it.
+    """
+    begins = {at: span for span, at in spans}
+    found: set[int] = set()
+    for span, at in spans:
+        if span.role != "not" or at in found:
+            continue
+        found.add(at)
+        place, first = at + len(span.text.split()), True
+        if place - 1 in stops or place >= len(words):
+            found |= {one for one in begins if begins[one].role in ("subject", "synonym") and 0 < at - one <= 2}
+            continue
+        for _ in range(SCOPE):
+            one = begins.get(place)
+            if place >= len(words) or (not first and one and one.role in ("motion", "place", "backdrop")):
+                break
+            if one is None and words[place] in _OR:
+                first = True
+            elif one is None and not first and words[place] in _TOWARDS:
+                break
+            elif one is not None and one.role in ("and", "relation", "camera", "not"):
+                break
+            elif one is not None:
+                found.add(place)
+                place += len(one.text.split()) - 1
+                if one.role not in ("colour", "size", "count") and (place + 1 >= len(words) or words[place + 1] not in _OR):
+                    break
+                first = False
+            elif words[place] not in silent:
+                first = False
+            if place in stops:
+                break
+            place += 1
+    return found
+
+
+def _counted(
+    spans: list[tuple[Span, int]], words: Sequence[str]
+) -> tuple[list[tuple[Span, int]], list[tuple[str, int]]]:
+    """Spans in which an emoji that stands two or three times in a row is counted; and those beyond the third."""
+    kept: list[tuple[Span, int]] = []
+    beyond: list[tuple[str, int]] = []
+    for _, group in itertools.groupby(spans, key=lambda one: (one[0].meaning, bool(_WORD_START.match(one[0].text)))):
+        same = list(group)
+        (span, at), many = same[0], len(same)
+        if many < 2 or span.role != "subject" or _WORD_START.match(span.text) or same[-1][1] - at != many - 1:
+            kept += same
+            continue
+        kept += [(span, at), (Span(span.text, "count", str(min(many, MOST_SUBJECTS))), at)]
+        beyond += [(one.text, place) for one, place in same[MOST_SUBJECTS:]]
+    return kept, beyond
 
 
 def _settled(spans: list[tuple[Span, int]]) -> tuple[list[tuple[Span, int]], list[tuple[str, int]]]:

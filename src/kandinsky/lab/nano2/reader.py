@@ -1,16 +1,19 @@
 """The words that a second Nano knows, and the reader of prompts that knows them.
 
-    python -m kandinsky.lab.nano2.reader TARGET
+    python -m kandinsky.lab.nano2.reader TARGET [--wordnet FOLDER --common FILE --emojibase FOLDER]
 
 writes the list as it ships with the weights: labels of the catalogue in their usual forms, synonyms, and the words for
-places, sizes, motions, cameras, counts and backgrounds. Nothing is trained on synonyms, so none need be held out.
+places, sizes, motions, cameras, counts and backgrounds. Nothing is trained on synonyms, so none need be held out. Words
+that are near a concept are found again where their sources are given (``neighbours.py``), and else taken over from the
+list that ships.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -19,9 +22,10 @@ from typing import Any
 from kandinsky.families.nano.reader import SceneReader, Understood
 from kandinsky.files import replacing
 from kandinsky.lab.nano.captions import COLOURS
-from kandinsky.lab.nano.concepts import LANGUAGES, core
+from kandinsky.lab.nano.concepts import LANGUAGES, Concept, core
 from kandinsky.lab.nano2.catalogue import catalogue
 from kandinsky.lab.nano2.describe import genitives, plural
+from kandinsky.lab.nano2.neighbours import neighbours
 
 # by role and meaning: stems, or phrases of stems
 _PHRASES: dict[tuple[str, str], str] = {
@@ -71,7 +75,8 @@ _PHRASES: dict[tuple[str, str], str] = {
     ("relation", "below"): "below|under|beneath|под|ниже",
     ("anything", ""): "something|anything|what you like|что-нибудь|что-то|нечто",
     ("and", ""): "and|и",
-    ("not", ""): "no|not|without|не|без|нет",
+    ("not", ""): "no|not|without|never|don't|doesn't|isn't|aren't|can't|cannot|won't|don’t|doesn’t|isn’t"
+    "|except|except for|instead of|rather than|minus|neither|не|без|безо|нет|нету|кроме|вместо|ни|никаких|никакого",
     ("backdrop", "ground"): "ground|floor|пол",
     ("backdrop", "sky"): "sky|небо",
     ("backdrop", "plain"): "background|backdrop|фон",
@@ -147,8 +152,33 @@ _DOINGS = frozenset(
 """Names that beside another one are what it does ("a dragon flies"), and no second subject."""
 
 
-def scene_words() -> dict[str, Any]:
-    """The contents of `words.json`; see ``families/nano/reader.SceneReader``."""
+_VERBS = frozenset(
+    "bat bear bug cook dance drum duck fire fish fly guard hammer judge juggle kiss parachute plant rain ram ring rocket"
+    " ship skate ski snow star surf train trumpet watch wave wolf worm parrot crown shield bow box eye mouth pilot"
+    " ferry camp blossom bomb whistle dress sun phone bus cycle bike book bank park rock".split()
+)
+"""Names that are also what somebody does."""
+
+
+@cache
+def shipped() -> dict[str, Any]:
+    """The list that ships."""
+    text = resources.files("kandinsky").joinpath("assets/nano2-t2v/words.json").read_text("utf-8")
+    return dict(json.loads(text))
+
+
+def characters(hexcode: str) -> str:
+    """An emoji as it is read: without variation selectors; and without its sex, as one that has none is the same."""
+    every = "".join(chr(int(code, 16)) for code in hexcode.split("-")).replace("\ufe0f", "")
+    return " ".join(dict.fromkeys((every, re.sub("\u200d[♀♂]$", "", every))))
+
+
+def scene_words(near: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The contents of `words.json`; see ``families/nano/reader.SceneReader``.
+
+    Args:
+        near: `near` and `alike`; those that ship if none are given.
+    """
     entries = catalogue()
     phrases: list[list[str]] = [[role, meaning, text] for (role, meaning), text in _PHRASES.items()]
 
@@ -191,8 +221,22 @@ def scene_words() -> dict[str, Any]:
         "concepts": [[entry.en, entry.ru] for entry in entries],
         "silent": " ".join(sorted(_SILENT)),
         "general": " ".join(sorted(_GENERAL)),
+        "verbs": " ".join(sorted(_VERBS)),
+        "emoji": _emoji(entries),
         "phrases": phrases,
-    }
+    } | {name: (near or shipped()).get(name, []) for name in ("near", "alike")}
+
+
+def _emoji(entries: Iterable[Concept]) -> list[str]:
+    """The characters of each concept; those without a sex are its own unless another's."""
+    taken: set[str] = set()
+    found = [characters(entry.hexcode).split() for entry in entries]
+    taken.update(every for every, *_ in found)
+    out = []
+    for every, *others in found:
+        out.append(" ".join([every, *(one for one in others if one not in taken)]))
+        taken.update(others)
+    return out
 
 
 @cache
@@ -213,6 +257,22 @@ def read(text: str) -> Understood:
     return reader().read(text)
 
 
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("target", type=Path)
+    parser.add_argument("--wordnet", type=Path, help="folder of `data.noun` and `index.noun`")
+    parser.add_argument("--common", type=Path, help="common English words, one a line")
+    parser.add_argument("--emojibase", type=Path, help="folder of `emojibase-data`")
+    options = parser.parse_args()
+    near = None
+    if options.wordnet:
+        own = SceneReader(scene_words({"near": [], "alike": []}))
+        pairs, alike = neighbours(options.wordnet, options.common, options.emojibase, own.names_something)
+        near = {"near": pairs, "alike": alike}
+    with replacing(options.target) as part:
+        part.write_text(json.dumps(scene_words(near), ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
+
+
 if __name__ == "__main__":
-    with replacing(Path(sys.argv[1])) as part:
-        part.write_text(json.dumps(scene_words(), ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
+    main()
