@@ -174,6 +174,7 @@ class Part:
         contrasting: Whether a text encoder uses the prompt when it encodes the negative prompt.
         expands: Tasks for which a text encoder can expand a prompt.
         tells_unused: Whether a text encoder reports the words of a prompt that it does not use.
+        settles: Whether a prompt settles what is made, so that seeds make hardly a difference.
         steers: Whether a text encoder tells what the actions of a card's `roll.actions` lead to (``SteeringEncoder``).
         vocabulary: Lists what a text encoder with a closed vocabulary can name; None if it is open. Imports no torch.
         remote_code: Whether its classes come from its own repository and run only if that was allowed.
@@ -208,6 +209,7 @@ class Part:
     contrasting: bool = False
     expands: tuple[str, ...] = ()
     tells_unused: bool = False
+    settles: bool = False
     steers: bool = False
     vocabulary: Lazy[Vocabulary] | None = None
     remote_code: bool = False

@@ -50,7 +50,9 @@ FAMILY = Family(
         "nano.scenes": Part(
             reader=Lazy(f"{_HERE}.networks:scene_encoder"),
             tensors=("rows",),
+            contrasting=True,
             tells_unused=True,
+            settles=True,
             vocabulary=Lazy(f"{_HERE}.networks:scene_vocabulary"),
             cost=_SMALL,
         ),

@@ -23,8 +23,9 @@ from kandinsky.weights.untrusted import read_table, reading
 LONGEST = 8  # words of a phrase
 READ = 12  # words of a prompt that are compared with names of concepts, where none is known
 LIKE = 0.78  # likeness of spelling from which on a word is taken for another one, misspelt
+SURER = 0.06  # what is so much less alike than the nearest is not named
 SCOPE = 6  # words that a "no" speaks of, at most
-_PICTOGRAPH = "[\u231a\u231b\u23e9-\u23fa\u2600-\u27bf\u2b50\u2b55\U0001f000-\U0001faff]"
+_PICTOGRAPH = "[\u231a\u231b\u23e9-\u23fa\u2600-\u27bf\u2b1b\u2b1c\u2b50\u2b55\U0001f000-\U0001faff]"
 _WORD = re.compile(
     rf"\w+(?:['’-]+\w+)*|[\U0001f1e6-\U0001f1ff]{{2}}|{_PICTOGRAPH}[\ufe0e\ufe0f\U0001f3fb-\U0001f3ff]*"
     rf"(?:\u200d(?:{_PICTOGRAPH}|[\u2640\u2642])[\ufe0e\ufe0f\U0001f3fb-\U0001f3ff]*)*"
@@ -65,6 +66,12 @@ def stem(word: str) -> str:
     if len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us")):
         return word[:-1]
     return word
+
+
+def _without_vowel(word: str) -> str:
+    """The stem of a Russian word's other cases where a vowel comes and goes («цветок», «цветка»), or its own."""
+    found = re.fullmatch("([а-я]{2,})[еоя]([клрнц])ь?", word)
+    return found[1] + found[2] if found else stem(word)
 
 
 def words_of(text: str) -> list[str]:
@@ -130,7 +137,8 @@ class SceneReader:
             role, a meaning and phrases for it, parted by bars, of which an earlier one wins; `silent`, words that need
             no answer, and `general`, what concepts do by themselves. Where it has them: `emoji`, the characters of each
             concept; `verbs`, names that are also what somebody does; `near`, pairs of concepts and of words that are
-            near them, parted by bars; `alike`, the concepts nearest to each.
+            near them, parted by bars; `alike`, the concepts nearest to each; `real`, words that are near nothing but
+            are spelt like one that is.
     """
 
     def __init__(self, table: Mapping[str, Any]) -> None:
@@ -141,6 +149,7 @@ class SceneReader:
         self._stems: Lexicon = {}
         self._motions: dict[tuple[str, ...], str] = {}
         self._verbs = frozenset(table.get("verbs", "").split())
+        self._real = frozenset(table.get("real", "").split())
         self._near: dict[str, list[int]] = {}
         for concepts, words in table.get("near", ()):
             for word in words.split("|"):
@@ -156,7 +165,8 @@ class SceneReader:
                 if words := words_of(phrase):
                     self._exact.setdefault(tuple(words), (role, meaning))
                     stems = tuple(stem(word) for word in words)
-                    self._stems.setdefault(stems, (role, meaning))
+                    for forms in (stems, (*stems[:-1], _without_vowel(words[-1]))):
+                        self._stems.setdefault(forms, (role, meaning))
                     if role == "motion":
                         self._motions.setdefault(stems, meaning)
 
@@ -171,10 +181,16 @@ class SceneReader:
         with reading(path, "holds no list of words"):
             return cls(table)
 
+    def _meaning(self, words: tuple[str, ...]) -> tuple[str, str] | None:
+        """Role and meaning of a phrase, as it is or in another form; of Russian words a name's form before a synonym."""
+        exact, other = self._exact.get(words), self._stems.get(tuple(stem(word) for word in words))
+        is_name = exact and other and (exact[0], other[0]) == ("synonym", "subject") and not words[0].isascii()
+        return other if is_name else exact or other
+
     def names_something(self, phrase: str) -> bool:
         """Whether a word or phrase as a whole names a concept, in any of its forms."""
         words = tuple(words_of(phrase))
-        found = self._exact.get(words) or self._stems.get(tuple(stem(word) for word in words))
+        found = self._meaning(words)
         return found is not None and found[0] in ("subject", "synonym")
 
     def find_spans(self, text: str) -> tuple[list[tuple[Span, int]], list[tuple[str, int]]]:
@@ -185,7 +201,10 @@ class SceneReader:
         while at < len(words):
             for length in range(min(LONGEST, len(words) - at), 0, -1):
                 phrase = tuple(words[at : at + length])
-                if found := self._exact.get(phrase) or self._stems.get(tuple(stem(word) for word in phrase)):
+                single = (*phrase[:-1], phrase[-1].removesuffix("s"))
+                if length > 1 and at and words[at - 1] in ("a", "an") and phrase != single and single in self._exact:
+                    continue  # "a panda bears a gift" speaks of no panda bears
+                if found := self._meaning(phrase):
                     spans.append((Span(" ".join(phrase), *found), at))
                     at += length
                     break
@@ -212,9 +231,9 @@ class SceneReader:
         spans, repeated = _counted([(span, at) for span, at in spans if at not in absent], words)
         kept, doings = self._without_doings(words, spans, stops)
         ignored += repeated + doings
-        named = any(span.role == "subject" for span, _ in kept)
+        named = any(span.role in ("subject", "anything") for span, _ in kept)
         if named:  # beside a name, "crying" or "happy" is no second subject, and "jump" what "jumps" is
-            begins = min(at for span, at in kept if span.role == "subject")
+            begins = min(at for span, at in kept if span.role in ("subject", "anything"))
             kept = [(self._as_motion(span) if at > begins else span, at) for span, at in kept]
             ignored += [(s.text, at) for s, at in kept if s.role == "synonym" and s.text not in self.general]
             kept = [(span, at) for span, at in kept if span.role != "synonym"]
@@ -285,25 +304,25 @@ class SceneReader:
                     left_out.add(at)
             elif single in self._verbs and (first_is_many or _is_joined(words, at)):
                 left_out.add(then)
-            elif one.role == "subject" and not between and _is_name(one) and _article(words, at, stops):
+            elif not between and one.role == other.role == "subject" and _is_name(one) and _article(words, at, stops):
                 left_out.add(at)
         for span, at in spans:  # "she watches", "wants to fly"
             if at and _is_name(span) and words[at - 1] in _BEFORE_VERBS and at - 1 not in stops:
                 single = self._single(span.text)
                 if single in self._verbs and words[at - 1] != "and":
                     left_out.add(at)
+            # «кот дома» is at home, «два дома» are houses
+            if at and span.text == "дома" and not any(one.role == "count" and then == at - 1 for one, then in spans):
+                left_out.add(at)
         others = [(span.text, at) for span, at in spans if at in left_out and span.text not in self.general]
         return [(span, at) for span, at in spans if at not in left_out], others
 
     def _single(self, text: str) -> str:
         """The word of which an English name is the form with an "s", or the name as it is."""
-        mine = self._exact.get((text,))
         for ending, instead in (("ies", "y"), ("ves", "f"), ("es", ""), ("s", "")):
             word = text.removesuffix(ending) + instead
-            if text.endswith(ending) and word != text and (self._exact.get((word,)) or ("", ""))[1] == (mine or "-")[1]:
+            if text.endswith(ending) and (self._exact.get((word,)) or ("", ""))[0] in ("subject", "synonym"):
                 return word
-        if text.endswith("s") and not text.endswith("ss") and mine is None and (text[:-1],) in self._exact:
-            return text[:-1]
         return text
 
     def nearest(self, text: str, count: int = 3) -> list[str]:
@@ -325,7 +344,7 @@ class SceneReader:
         for word in [word for word in words if word not in self.silent and word not in self.general][:READ]:
             for number, value in self._like(word).items():
                 best[number] = max(best.get(number, 0.0), value)
-        found = sorted(best, key=lambda number: -best[number])
+        found = [n for n in sorted(best, key=lambda n: -best[n]) if best[n] > max(best.values()) - SURER]
         more = [other for number in found[:1] for other in (self._alike or [[]] * len(self.names))[number]]
         return [self.names[number][0] for number in dict.fromkeys((*found, *more))][:count]
 
@@ -341,52 +360,54 @@ class SceneReader:
         if exact and exact[0] in ("subject", "synonym"):
             add(map(int, exact[1].split(",")), 1.0)
             return best
-        for form in dict.fromkeys((word, stem(word), word.removesuffix("es"), re.sub("ies$", "y", word))):
-            if form in self._near:
-                add(self._near[form], 0.98)
-                return best
+        if form := next((form for form in _forms(word) if form in self._near), None):
+            add(self._near[form], 0.98)
+            return best
+        if any(form in self._real for form in _forms(word)):
+            return best
         sound = _sound(word)
-        for phrase, (role, meaning) in self._exact.items():
-            if role in ("subject", "synonym") and len(phrase) == 1:
-                value = likeness(sound, _sound(phrase[0]))
-                if value >= LIKE:
-                    add(map(int, meaning.split(",")[: 1 if role == "subject" else None]), value)
-        for other, numbers in self._near.items():
-            value = likeness(sound, _sound(other)) - 0.02
-            if value >= LIKE:
+        for other, numbers in self._spellings.get(sound[:1], ()):
+            value = likeness(sound, other)
+            if value >= _least(word):
                 add(numbers, value)
         return best
 
-    def found(self, text: str = "") -> list[tuple[str, ...]]:
-        """Names of the concepts that a text speaks of, in their order; of all of them if it is empty."""
-        wanted = [stem(word) for word in words_of(text)]
-        known: dict[int, set[str]] = {number: set() for number in range(len(self.names))}
-        for phrase, (role, meaning) in self._stems.items():
-            if role in ("subject", "synonym"):
-                for number in meaning.split(","):
-                    known[int(number)].update(phrase)
-        return sorted(
-            names
-            for number, names in enumerate(self.names)
-            if all(any(one.startswith(word) for one in known[number]) for word in wanted)
-        )
+    @functools.cached_property
+    def _spellings(self) -> dict[str, list[tuple[str, list[int]]]]:
+        """All words that a misspelt one may mean, as they sound, by their first letters."""
+        found: dict[str, list[tuple[str, list[int]]]] = {}
+        for phrase, (role, meaning) in self._exact.items():
+            if role in ("subject", "synonym") and len(phrase) == 1:
+                found.setdefault(_sound(phrase[0])[:1], []).append((_sound(phrase[0]), list(map(int, meaning.split(",")))))
+        for word, numbers in self._near.items():
+            found.setdefault(_sound(word)[:1], []).append((_sound(word), numbers))
+        return found
+
+    def has_neighbours(self, word: str) -> bool:
+        """Whether a word names a concept or is near one, spelt as it is."""
+        return self.names_something(word) or any(form in self._near for form in _forms(word))
+
+    def is_like(self, word: str) -> bool:
+        """Whether a word is taken for another one, misspelt."""
+        return bool(self._like(word))
 
 
 def likeness(one: str, other: str) -> float:
     """How alike two words are spelt, in [0, 1]: 1 less the share of letters to change, insert, drop or exchange with
-    their neighbours; what is missing of it shrinks by a tenth for each of up to four letters with which both begin.
+    their neighbours, which counts half; what is missing shrinks by a tenth for each of up to four letters with which
+    both begin.
     """
     longest = max(len(one), len(other))
     if min(len(one), len(other)) < 4 or abs(len(one) - len(other)) > longest // 3 or one[0] != other[0]:
         return 1.0 if one == other and one else 0.0
-    before: list[int] = []
-    row = list(range(len(other) + 1))
+    before: list[float] = []
+    row: list[float] = list(range(len(other) + 1))
     for i, letter in enumerate(one, 1):
         above, before, row = before, row, [i]
         for j, against in enumerate(other, 1):
-            value = min(before[j] + 1, row[j - 1] + 1, before[j - 1] + (letter != against))
+            value: float = min(before[j] + 1, row[j - 1] + 1, before[j - 1] + (letter != against))
             if i > 1 and j > 1 and letter == other[j - 2] and one[i - 2] == against:
-                value = min(value, above[j - 2] + 1)
+                value = min(value, above[j - 2] + 0.5)
             row.append(value)
     missing = row[-1] / longest
     same = next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), 4)
@@ -400,6 +421,16 @@ def _sound(word: str) -> str:
     return re.sub(r"(.)\1", r"\1", word)
 
 
+def _forms(word: str) -> tuple[str, ...]:
+    """A word, and words that it may be a form of."""
+    return tuple(dict.fromkeys((word, stem(word), word.removesuffix("es"), re.sub("ies$", "y", word))))
+
+
+def _least(word: str) -> float:
+    """Likeness from which on a word is taken for another one: of short ones many are alike."""
+    return LIKE if len(word) > 6 else 0.82 if len(word) == 6 else 0.86
+
+
 def _is_name(span: Span) -> bool:
     """Whether a span is one English word that names something."""
     return span.role in ("subject", "synonym") and bool(re.fullmatch("[a-z]+", span.text))
@@ -407,6 +438,8 @@ def _is_name(span: Span) -> bool:
 
 def _article(words: Sequence[str], at: int, stops: frozenset[int]) -> str:
     """The article or pronoun of a name, up to two other words before it."""
+    if words[at] in ("he", "she"):
+        return words[at]
     for n in range(at - 1, max(-1, at - 4), -1):
         if n in stops:
             break

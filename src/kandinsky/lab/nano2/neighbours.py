@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from kandinsky.families.nano.reader import words_of
 from kandinsky.lab.nano.concepts import core, plain
@@ -191,6 +192,41 @@ class Likeness:
 
 
 @cache
+def by_hand() -> dict[str, tuple[int, ...]]:
+    """English words and the concepts near them, the nearest first, where WordNet's answer is no help."""
+    numbers = {entry.en: number for number, entry in enumerate(catalogue())}
+    found: dict[str, tuple[int, ...]] = {}
+    for concepts, words in _table()["near"].items():
+        for word in words.split():
+            found.setdefault(word.replace("_", " "), tuple(numbers[name] for name in concepts.split("|")))
+    return found
+
+
+@cache
+def russian() -> dict[str, str]:
+    """Russian words and the English ones that have their neighbours."""
+    pairs = (pair.split(":") for pair in " ".join(_table()["ru"]).split())
+    return {word.replace("_", " "): english.replace("_", " ") for word, english in pairs}
+
+
+def unlike() -> frozenset[str]:
+    """Tags of emoji that say what stands beside the thing, and would be shown as another one."""
+    return frozenset(" ".join(_table()["unlike"]).split())
+
+
+def meant_first() -> dict[str, int]:
+    """Of tags that several concepts share, the concept that is meant first."""
+    numbers = {entry.en: number for number, entry in enumerate(catalogue())}
+    return {word: numbers[name] for name, words in _table()["first"].items() for word in words.split()}
+
+
+@cache
+def _table() -> dict[str, Any]:
+    text = resources.files("kandinsky.lab.nano2").joinpath("near_words.json").read_text("utf-8")
+    return dict(json.loads(text))
+
+
+@cache
 def _plainness(number: int) -> float:
     """What stands by itself is named before what is a variant of it."""
     name = catalogue()[number].en
@@ -217,28 +253,23 @@ def neighbours(
     nouns = Nouns(wordnet)
     groups = {one["hexcode"]: one.get("group", -1) for one in emoji["en"]}
     likeness = Likeness(nouns, concept_meanings(nouns, groups))
-    text = resources.files("kandinsky.lab.nano2").joinpath("near_words.json").read_text("utf-8")
-    by_hand = json.loads(text)
-    numbers = {entry.en: number for number, entry in enumerate(catalogue())}
     near: dict[str, tuple[int, ...]] = {}
 
     def put(word: str, found: Iterable[int]) -> None:
         if found := tuple(found):
             near.setdefault(" ".join(words_of(word)), found[:NEAREST])
 
-    for concepts, words in by_hand["near"].items():
-        for word in words.split():
-            put(word.replace("_", " "), (numbers[name] for name in concepts.split("|")))
+    for word, found in by_hand().items():
+        put(word, found)
 
     def meant(word: str) -> tuple[int, ...]:
         word = plain(word)
         return near.get(word) or tuple(likeness.nearest(word) or (likeness.nearest(word.split()[-1]) if word else ()))
 
-    for pair in " ".join(by_hand["ru"]).split():
-        word, english = pair.split(":")
-        put(word.replace("_", " "), meant(english.replace("_", " ")))
+    for word, english in russian().items():
+        put(word, meant(english))
     taken = {entry.hexcode for entry in catalogue()}
-    russian = {one["hexcode"]: one for one in emoji["ru"]}
+    names = {one["hexcode"]: one["label"] for one in emoji["ru"]}
     for one in emoji["en"]:
         if one["hexcode"] in taken or one.get("group", 8) in (2, 8, 9):
             continue
@@ -246,7 +277,7 @@ def neighbours(
         put(one["emoji"], found)
         if " " not in one["label"]:
             put(one["label"], found)
-        name = russian.get(one["hexcode"], {}).get("label", "")
+        name = names.get(one["hexcode"], "")
         if name and " " not in name:
             put(name, found)
     for line in common.read_text("utf-8").splitlines():

@@ -22,10 +22,10 @@ from typing import Any
 from kandinsky.families.nano.reader import SceneReader, Understood
 from kandinsky.files import replacing
 from kandinsky.lab.nano.captions import COLOURS
-from kandinsky.lab.nano.concepts import LANGUAGES, Concept, core
+from kandinsky.lab.nano.concepts import LANGUAGES, Concept, core, plain
 from kandinsky.lab.nano2.catalogue import catalogue
 from kandinsky.lab.nano2.describe import genitives, plural
-from kandinsky.lab.nano2.neighbours import neighbours
+from kandinsky.lab.nano2.neighbours import meant_first, neighbours, unlike
 
 # by role and meaning: stems, or phrases of stems
 _PHRASES: dict[tuple[str, str], str] = {
@@ -143,6 +143,8 @@ _GENERAL = frozenset(
     ["moves", "waves", "dances", "plays", "walks", "moving", "движется", "танцует", "машет", "играет", "идет", "гуляет"]
 )
 """What concepts do by themselves: their own motion answers it, so it is known and changes nothing."""
+_FORMS = ("s", "es", "ed", "d", "ing", "ly")
+"""Endings of forms that are left to their words."""
 _DOINGS = frozenset(
     [
         *("flies", "rings", "kisses", "rains", "snows", "sleeping", "crying", "sneezing", "smiling"),
@@ -158,6 +160,10 @@ _VERBS = frozenset(
     " ferry camp blossom bomb whistle dress sun phone bus cycle bike book bank park rock".split()
 )
 """Names that are also what somebody does."""
+
+
+NEAR = ("near", "alike", "real")
+"""Parts of the list that need sources from outside."""
 
 
 @cache
@@ -177,7 +183,7 @@ def scene_words(near: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The contents of `words.json`; see ``families/nano/reader.SceneReader``.
 
     Args:
-        near: `near` and `alike`; those that ship if none are given.
+        near: `near`, `alike` and `real`; those that ship if none are given.
     """
     entries = catalogue()
     phrases: list[list[str]] = [[role, meaning, text] for (role, meaning), text in _PHRASES.items()]
@@ -199,9 +205,11 @@ def scene_words(near: Mapping[str, Any] | None = None) -> dict[str, Any]:
     by_label = {entry.en: str(number) for number, entry in enumerate(entries)}
     for names in json.loads(text).values():
         for name, label in names.items():
-            add([name, plural(name)] if name.isascii() else [name], "subject", by_label[label])
+            does = name.split()[0] in ("he", "she", "man", "woman") and name.endswith("s")
+            add([name, plural(name)] if name.isascii() and not does else [name], "subject", by_label[label])
     for number, entry in enumerate(entries):
         add((core(entry.en), core(entry.ru)), "subject", str(number))
+    first = meant_first()
     for lang in LANGUAGES:
         owners: dict[str, list[tuple[bool, int, int]]] = {}
         for number, entry in enumerate(entries):
@@ -214,7 +222,12 @@ def scene_words(near: Mapping[str, Any] | None = None) -> dict[str, Any]:
                     owners.setdefault(tag, []).append((not (tag in tags and tag in more), len(every), number))
         same: dict[tuple[int, ...], list[str]] = {}
         for tag, ranked in owners.items():
-            same.setdefault(tuple(number for *_, number in sorted(ranked)[:OWNERS]), []).append(tag)
+            meant = tuple(number for *_, number in sorted(ranked)[:OWNERS])
+            if (word := plain(tag)) in first:
+                meant = tuple(dict.fromkeys((first[word], *meant)))
+            if word in unlike():
+                continue
+            same.setdefault(meant[:OWNERS], []).append(tag)
         for meant, alike in same.items():
             add(alike, "synonym", ",".join(map(str, meant)))
     return {
@@ -224,7 +237,8 @@ def scene_words(near: Mapping[str, Any] | None = None) -> dict[str, Any]:
         "verbs": " ".join(sorted(_VERBS)),
         "emoji": _emoji(entries),
         "phrases": phrases,
-    } | {name: (near or shipped()).get(name, []) for name in ("near", "alike")}
+        **(near or {name: shipped()[name] for name in NEAR}),
+    }
 
 
 def _emoji(entries: Iterable[Concept]) -> list[str]:
@@ -257,6 +271,14 @@ def read(text: str) -> Understood:
     return reader().read(text)
 
 
+def real_words(reader: SceneReader, common: Path) -> str:
+    """Common words that are near nothing, and would be taken for others that are spelt like them."""
+    lines = common.read_text("utf-8").splitlines()
+    words = {word for word in lines if re.fullmatch("[a-z]{4,}", word)}
+    base = [word for word in sorted(words) if not any(word.endswith(e) and word.removesuffix(e) in words for e in _FORMS)]
+    return " ".join(word for word in base if not reader.has_neighbours(word) and reader.is_like(word))
+
+
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -265,11 +287,12 @@ def main() -> None:
     parser.add_argument("--common", type=Path, help="common English words, one a line")
     parser.add_argument("--emojibase", type=Path, help="folder of `emojibase-data`")
     options = parser.parse_args()
-    near = None
+    near: dict[str, Any] | None = None
     if options.wordnet:
-        own = SceneReader(scene_words({"near": [], "alike": []}))
+        own = SceneReader(scene_words({"near": []}))
         pairs, alike = neighbours(options.wordnet, options.common, options.emojibase, own.names_something)
         near = {"near": pairs, "alike": alike}
+        near["real"] = real_words(SceneReader(scene_words(near)), options.common)
     with replacing(options.target) as part:
         part.write_text(json.dumps(scene_words(near), ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
 
