@@ -1,4 +1,4 @@
-"""What prompts mean that no caption says: emoji, negation, doings, words misspelt, and words that are near in meaning."""
+"""What prompts mean that no caption says: emoji, negation, doings, words misspelt, and words near in meaning."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 import kandinsky
-from kandinsky.families.nano.reader import SceneReader, Understood, likeness, words_of
+from kandinsky.families.nano.reader import SceneReader, Understood
+from kandinsky.families.nano.spelling import likeness, words_of
 from kandinsky.lab.nano2.catalogue import catalogue
 from kandinsky.lab.nano2.neighbours import Likeness, Nouns, by_hand, meant_first, neighbours, russian, unlike
 from kandinsky.lab.nano2.reader import reader, scene_words
@@ -199,7 +200,9 @@ def test_words_of_their_own_are_no_misspelt_names(word: str) -> None:
 
 def test_likeness_counts_exchanged_letters_half_and_a_common_beginning() -> None:
     assert likeness("panda", "panda") == 1 and likeness("", "") == 0
-    assert likeness("pnada", "panda") > likeness("panba", "pinda") and likeness("pandx", "panda") > likeness("pxnda", "panda")
+    assert likeness("pnada", "panda") > likeness("panba", "pinda") and likeness("pandx", "panda") > likeness(
+        "pxnda", "panda"
+    )
     assert likeness("cat", "car") == 0 and likeness("banda", "panda") == 0
 
 
@@ -232,7 +235,9 @@ WORDNET = """  1 licence
 
 def test_neighbours_by_the_noun_above_both_and_wholes_for_parts(tmp_path: Path) -> None:
     lines = WORDNET.splitlines()[1:]
-    lemmas = {word: line.split()[0] for line in lines for word in line.split()[4:7:2] if word.isalpha() and len(word) > 2}
+    lemmas = {
+        word: line.split()[0] for line in lines for word in line.split()[4:7:2] if word.isalpha() and len(word) > 2
+    }
     (tmp_path / "data.noun").write_text(WORDNET)
     (tmp_path / "index.noun").write_text("".join(f"{word} n 1 0 1 0 {at}  \n" for word, at in lemmas.items()))
     labels = [entry.en for entry in catalogue()]
@@ -255,16 +260,38 @@ def test_neighbours_by_the_noun_above_both_and_wholes_for_parts(tmp_path: Path) 
 def test_no_text_makes_the_reader_fail() -> None:
     rng = random.Random(3)
     known = [name for entry in catalogue() for name in (entry.en, entry.ru)]
-    pieces = [*known, "no", "без", "not", "or", "two", "три", "🦊", "🧙🏽\u200d♂️", ",", "\u200d", "'", "-", "a", "red", "left of"]
+    pieces = [
+        *known,
+        "no",
+        "без",
+        "not",
+        "or",
+        "two",
+        "три",
+        "🦊",
+        "🧙🏽\u200d♂️",
+        ",",
+        "\u200d",
+        "'",
+        "-",
+        "a",
+        "red",
+        "left of",
+    ]
     for _ in range(1500):
         text = " ".join(rng.choice(pieces) for _ in range(rng.randrange(8)))
-        text += "".join(chr(rng.choice((rng.randrange(32, 0x500), rng.randrange(0x2000, 0x2C00), rng.randrange(0x1F000, 0x1FB00)))) for _ in range(rng.randrange(6)))
+        text += "".join(
+            chr(rng.choice((rng.randrange(32, 0x500), rng.randrange(0x2000, 0x2C00), rng.randrange(0x1F000, 0x1FB00))))
+            for _ in range(rng.randrange(6))
+        )
         understood = reader().read(text)
         assert isinstance(reader().nearest(text[:60]), list)
         assert understood.scene is None or 1 <= len(understood.scene.subjects) <= 3
 
 
 def test_a_list_without_neighbours_still_reads() -> None:
-    table = {name: value for name, value in scene_words().items() if name not in ("near", "alike", "real", "emoji", "verbs")}
+    table = {
+        name: value for name, value in scene_words().items() if name not in ("near", "alike", "real", "emoji", "verbs")
+    }
     old = SceneReader(table)
     assert old.read("a fox").scene is not None and old.nearest("a pengiun")[0] == "penguin"

@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import itertools
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,81 +17,44 @@ from pathlib import Path
 from typing import Any, Self
 
 from kandinsky.families.nano.scenes import ARRANGEMENTS, MOST_SUBJECTS, PLACES, SIZES, WHITE, Backdrop, Scene, Subject
+from kandinsky.families.nano.spelling import (
+    WORD_START,
+    forms_of,
+    least_likeness,
+    likeness,
+    pauses,
+    sound_of,
+    stem,
+    without_vowel,
+    words_of,
+)
 from kandinsky.weights.untrusted import read_table, reading
 
 LONGEST = 8  # words of a phrase
 READ = 12  # words of a prompt that are compared with names of concepts, where none is known
-LIKE = 0.78  # likeness of spelling from which on a word is taken for another one, misspelt
 SURER = 0.06  # what is so much less alike than the nearest is not named
 SCOPE = 6  # words that a "no" speaks of, at most
-_PICTOGRAPH = "[\u231a\u231b\u23e9-\u23fa\u2600-\u27bf\u2b1b\u2b1c\u2b50\u2b55\U0001f000-\U0001faff]"
-_WORD = re.compile(
-    rf"\w+(?:['’-]+\w+)*|[\U0001f1e6-\U0001f1ff]{{2}}|{_PICTOGRAPH}[\ufe0e\ufe0f\U0001f3fb-\U0001f3ff]*"
-    rf"(?:\u200d(?:{_PICTOGRAPH}|[\u2640\u2642])[\ufe0e\ufe0f\U0001f3fb-\U0001f3ff]*)*"
+_DETERMINERS = frozenset(
+    [
+        *("a", "an", "the", "one", "this", "that", "my", "your", "his", "her", "its", "our", "their", "each"),
+        *("every", "another", "some"),
+    ]
 )
-"""A word, or an emoji with all that belongs to it."""
-_WORD_START = re.compile(r"\w")
-_SHADES = re.compile("[\ufe0e\ufe0f\U0001f3fb-\U0001f3ff]")
-"""How an emoji is drawn, and which tone its skin has."""
-_PAUSE = re.compile(r"[,;:.!?()/|\n—–]|\s-+\s")
-_DETERMINERS = frozenset("a an the one this that my your his her its our their each every another some".split())
-_BEFORE_VERBS = frozenset("he she it they who which we i you to can will must should would could and then".split())
+_BEFORE_VERBS = frozenset(
+    [
+        *("he", "she", "it", "they", "who", "which", "we", "i", "you", "to", "can", "will", "must", "should"),
+        *("would", "could", "and", "then"),
+    ]
+)
 _TOWARDS = frozenset(
-    "on in at with by near against from over to behind beside inside but while as на в во с со у к по из от под над за"
-    " возле около рядом но а".split()
+    [
+        *("on", "in", "at", "with", "by", "near", "against", "from", "over", "to", "behind", "beside", "inside"),
+        *("but", "while", "as", "на", "в", "во", "с", "со", "у", "к", "по", "из", "от", "под", "над", "за"),
+        *("возле", "около", "рядом", "но", "а"),
+    ]
 )
 """Words that end what a "no" speaks of."""
 _OR = frozenset(["or", "nor", "или", "ни", "либо"])
-# the longer before the shorter
-_RU_ENDINGS = (
-    *("ами", "ями", "ого", "его", "ому", "ему", "ыми", "ими", "ой", "ей", "ою", "ею", "ом", "ем", "ов", "ев", "ах"),
-    *("ях", "ам", "ям", "ая", "яя", "ое", "ее", "ый", "ий", "ые", "ие", "ую", "юю", "ых", "их"),
-    *("а", "я", "о", "е", "ы", "и", "у", "ю", "ь", "й"),
-)
-
-
-def plain(text: str) -> str:
-    """Lower case, NFC, «ё» as «е», single spaces: how names and prompts are compared."""
-    return " ".join(unicodedata.normalize("NFC", text).lower().replace("ё", "е").split())
-
-
-def stem(word: str) -> str:
-    """A word without its ending, so that the forms of one word meet; English plurals and Russian cases."""
-    if re.fullmatch(r"[а-я-]+", word):
-        for ending in _RU_ENDINGS:
-            if word.endswith(ending) and len(word) - len(ending) >= 3:
-                return word[: -len(ending)]
-        return word
-    if len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us")):
-        return word[:-1]
-    return word
-
-
-def _without_vowel(word: str) -> str:
-    """The stem of a Russian word's other cases where a vowel comes and goes («цветок», «цветка»), or its own."""
-    found = re.fullmatch("([а-я]{2,})[еоя]([клрнц])ь?", word)
-    return found[1] + found[2] if found else stem(word)
-
-
-def words_of(text: str) -> list[str]:
-    """Words and emoji of a text: lower case, «ё» as «е», emoji without skin tones and variation selectors."""
-    return [_SHADES.sub("", word) or word for word in _WORD.findall(plain(text))]
-
-
-def pauses(text: str) -> frozenset[int]:
-    """Numbers of the words that a comma or another mark follows."""
-    found = list(_WORD.finditer(plain(text)))
-    return frozenset(
-        number
-        for number, (one, other) in enumerate(itertools.pairwise(found))
-        if _PAUSE.search(plain(text), one.end(), other.start())
-    )
-
-
-def spelt(text: str) -> list[str]:
-    """The same words as they were spelt, as far as they can be told."""
-    found = _WORD.findall(unicodedata.normalize("NFC", text))
-    return found if len(found) == len(words_of(text)) else words_of(text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +127,7 @@ class SceneReader:
                 if words := words_of(phrase):
                     self._exact.setdefault(tuple(words), (role, meaning))
                     stems = tuple(stem(word) for word in words)
-                    for forms in (stems, (*stems[:-1], _without_vowel(words[-1]))):
+                    for forms in (stems, (*stems[:-1], without_vowel(words[-1]))):
                         self._stems.setdefault(forms, (role, meaning))
                     if role == "motion":
                         self._motions.setdefault(stems, meaning)
@@ -182,7 +144,7 @@ class SceneReader:
             return cls(table)
 
     def _meaning(self, words: tuple[str, ...]) -> tuple[str, str] | None:
-        """Role and meaning of a phrase, as it is or in another form; of Russian words a name's form before a synonym."""
+        """Role and meaning of a phrase, as it is or in another form; of Russian words a name before a synonym."""
         exact, other = self._exact.get(words), self._stems.get(tuple(stem(word) for word in words))
         is_name = exact and other and (exact[0], other[0]) == ("synonym", "subject") and not words[0].isascii()
         return other if is_name else exact or other
@@ -298,7 +260,11 @@ class SceneReader:
             single = self._single(other.text)
             if other.text != single:
                 article = _article(words, at, stops)
-                if article and not first_is_many and (one.role == "subject" or article != "the" or single in self._verbs):
+                if (
+                    article
+                    and not first_is_many
+                    and (one.role == "subject" or article != "the" or single in self._verbs)
+                ):
                     left_out.add(then)
                 elif one.role == "subject" and not article and not first_is_many and one.text.isascii():
                     left_out.add(at)
@@ -360,15 +326,15 @@ class SceneReader:
         if exact and exact[0] in ("subject", "synonym"):
             add(map(int, exact[1].split(",")), 1.0)
             return best
-        if form := next((form for form in _forms(word) if form in self._near), None):
+        if form := next((form for form in forms_of(word) if form in self._near), None):
             add(self._near[form], 0.98)
             return best
-        if any(form in self._real for form in _forms(word)):
+        if any(form in self._real for form in forms_of(word)):
             return best
-        sound = _sound(word)
+        sound = sound_of(word)
         for other, numbers in self._spellings.get(sound[:1], ()):
             value = likeness(sound, other)
-            if value >= _least(word):
+            if value >= least_likeness(word):
                 add(numbers, value)
         return best
 
@@ -378,57 +344,34 @@ class SceneReader:
         found: dict[str, list[tuple[str, list[int]]]] = {}
         for phrase, (role, meaning) in self._exact.items():
             if role in ("subject", "synonym") and len(phrase) == 1:
-                found.setdefault(_sound(phrase[0])[:1], []).append((_sound(phrase[0]), list(map(int, meaning.split(",")))))
+                found.setdefault(sound_of(phrase[0])[:1], []).append(
+                    (sound_of(phrase[0]), list(map(int, meaning.split(","))))
+                )
         for word, numbers in self._near.items():
-            found.setdefault(_sound(word)[:1], []).append((_sound(word), numbers))
+            found.setdefault(sound_of(word)[:1], []).append((sound_of(word), numbers))
         return found
 
     def has_neighbours(self, word: str) -> bool:
         """Whether a word names a concept or is near one, spelt as it is."""
-        return self.names_something(word) or any(form in self._near for form in _forms(word))
+        return self.names_something(word) or any(form in self._near for form in forms_of(word))
 
     def is_like(self, word: str) -> bool:
         """Whether a word is taken for another one, misspelt."""
         return bool(self._like(word))
 
-
-def likeness(one: str, other: str) -> float:
-    """How alike two words are spelt, in [0, 1]: 1 less the share of letters to change, insert, drop or exchange with
-    their neighbours, which counts half; what is missing shrinks by a tenth for each of up to four letters with which
-    both begin.
-    """
-    longest = max(len(one), len(other))
-    if min(len(one), len(other)) < 4 or abs(len(one) - len(other)) > longest // 3 or one[0] != other[0]:
-        return 1.0 if one == other and one else 0.0
-    before: list[float] = []
-    row: list[float] = list(range(len(other) + 1))
-    for i, letter in enumerate(one, 1):
-        above, before, row = before, row, [i]
-        for j, against in enumerate(other, 1):
-            value: float = min(before[j] + 1, row[j - 1] + 1, before[j - 1] + (letter != against))
-            if i > 1 and j > 1 and letter == other[j - 2] and one[i - 2] == against:
-                value = min(value, above[j - 2] + 0.5)
-            row.append(value)
-    missing = row[-1] / longest
-    same = next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), 4)
-    return 1 - missing * (1 - 0.1 * min(4, same))
-
-
-@functools.lru_cache(50_000)
-def _sound(word: str) -> str:
-    """A word as it may sound: no doubled letters, "f" for "ph" and "k" for "ck"."""
-    word = word.replace("ph", "f").replace("ck", "k")
-    return re.sub(r"(.)\1", r"\1", word)
-
-
-def _forms(word: str) -> tuple[str, ...]:
-    """A word, and words that it may be a form of."""
-    return tuple(dict.fromkeys((word, stem(word), word.removesuffix("es"), re.sub("ies$", "y", word))))
-
-
-def _least(word: str) -> float:
-    """Likeness from which on a word is taken for another one: of short ones many are alike."""
-    return LIKE if len(word) > 6 else 0.82 if len(word) == 6 else 0.86
+    def found(self, text: str = "") -> list[tuple[str, ...]]:
+        """Names of the concepts that a text speaks of, in their order; of all of them if it is empty."""
+        wanted = [stem(word) for word in words_of(text)]
+        known: dict[int, set[str]] = {number: set() for number in range(len(self.names))}
+        for phrase, (role, meaning) in self._stems.items():
+            if role in ("subject", "synonym"):
+                for number in meaning.split(","):
+                    known[int(number)].update(phrase)
+        return sorted(
+            names
+            for number, names in enumerate(self.names)
+            if all(any(one.startswith(word) for one in known[number]) for word in wanted)
+        )
 
 
 def _is_name(span: Span) -> bool:
@@ -477,14 +420,17 @@ def _negated(
                 break
             if one is None and words[place] in _OR:
                 first = True
-            elif one is None and not first and words[place] in _TOWARDS:
-                break
+            elif one is None and words[place] in _TOWARDS:
+                if not first:
+                    break
             elif one is not None and one.role in ("and", "relation", "camera", "not"):
                 break
             elif one is not None:
                 found.add(place)
                 place += len(one.text.split()) - 1
-                if one.role not in ("colour", "size", "count") and (place + 1 >= len(words) or words[place + 1] not in _OR):
+                if one.role not in ("colour", "size", "count") and (
+                    place + 1 >= len(words) or words[place + 1] not in _OR
+                ):
                     break
                 first = False
             elif words[place] not in silent:
@@ -501,10 +447,10 @@ def _counted(
     """Spans in which an emoji that stands two or three times in a row is counted; and those beyond the third."""
     kept: list[tuple[Span, int]] = []
     beyond: list[tuple[str, int]] = []
-    for _, group in itertools.groupby(spans, key=lambda one: (one[0].meaning, bool(_WORD_START.match(one[0].text)))):
+    for _, group in itertools.groupby(spans, key=lambda one: (one[0].meaning, bool(WORD_START.match(one[0].text)))):
         same = list(group)
         (span, at), many = same[0], len(same)
-        if many < 2 or span.role != "subject" or _WORD_START.match(span.text) or same[-1][1] - at != many - 1:
+        if many < 2 or span.role != "subject" or WORD_START.match(span.text) or same[-1][1] - at != many - 1:
             kept += same
             continue
         kept += [(span, at), (Span(span.text, "count", str(min(many, MOST_SUBJECTS))), at)]

@@ -17,9 +17,10 @@ from PIL.Image import Image
 from kandinsky.errors import RequestError, WeightsError
 from kandinsky.families.nano.geometry import packed
 from kandinsky.families.nano.params import NanoSceneParams
-from kandinsky.families.nano.reader import SceneReader, Span, Understood, spelt, words_of
+from kandinsky.families.nano.reader import SceneReader, Span, Understood
 from kandinsky.families.nano.scene_words import NOTHING, Said, SceneWords, said_of, unsaid
 from kandinsky.families.nano.scenes import Scene
+from kandinsky.families.nano.spelling import spelt, words_of
 from kandinsky.model.values import TextEmbeddings
 from kandinsky.printing import escaped
 from kandinsky.weights.read import load_into
@@ -110,7 +111,8 @@ class NanoSceneEncoder:
         hint = "`kandinsky show MODEL --concepts` lists all it can show"
         if understood.negated:
             return RequestError(
-                f"`{escaped(prompt)}` says only what to leave out, and what is left out is not shown: say what is", hint=hint
+                f"`{escaped(prompt)}` says only what to leave out, and what is left out is not shown: say what is",
+                hint=hint,
             )
         if near := self.reader.nearest(prompt):
             near = [f"`{name}`" for name in near]

@@ -25,7 +25,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from kandinsky.families.nano.reader import words_of
+from kandinsky.families.nano.spelling import words_of
 from kandinsky.lab.nano.concepts import core, plain
 from kandinsky.lab.nano2.catalogue import catalogue
 
@@ -37,10 +37,20 @@ NATURE = (5, 13, 20)
 PEOPLE, SOMEBODY = 18, ("person", "woman", "man walking")
 """What stands for people that are like nobody in particular."""
 _PEOPLE = ("worker", "professional", "leader", "creator", "entertainer", "adult", "expert", "relative", "combatant")
-_UNSAID = frozenset(["cock", "prick", "pussy", "dick", "bitch", "tit", "tits", "turd", "snot", "slave", "nigger", "crap"])
+_UNSAID = frozenset(
+    ["cock", "prick", "pussy", "dick", "bitch", "tit", "tits", "turd", "snot", "slave", "nigger", "crap"]
+)
 """Words that are never named."""
 # of emojibase's groups: which of WordNet's files their names are nouns of
-_FILES = {0: (18, 5), 1: (18, 8), 3: (5, 20, 13), 4: (13, 20, 6), 5: (6, 17, 19, 15, 11), 6: (6, 13), 7: (6, 10, 21, 13)}
+_FILES = {
+    0: (18, 5),
+    1: (18, 8),
+    3: (5, 20, 13),
+    4: (13, 20, 6),
+    5: (6, 17, 19, 15, 11),
+    6: (6, 13),
+    7: (6, 10, 21, 13),
+}
 _ALIKE = frozenset(
     [
         *("head", "hand", "monkeys", "pole", "web", "popper", "wind", "globe", "moon", "voltage", "hands", "thumbs"),
@@ -126,7 +136,7 @@ def concept_meanings(nouns: Nouns, groups: Mapping[str, int]) -> list[list[str]]
             if fitting and name not in everyday[entry.en]:
                 break
         words = entry.en.split()
-        found.append([] if _ALIKE & set(words) or groups.get(entry.hexcode) == 0 and "face" in words else meanings)
+        found.append([] if _ALIKE & set(words) or (groups.get(entry.hexcode) == 0 and "face" in words) else meanings)
     return found
 
 
@@ -293,8 +303,8 @@ def neighbours(
     def beside(number: int) -> list[int]:
         """Concepts of the same group of emojibase, the nearest in its order first."""
         group, at = places[number]
-        others = [n for n, (one, _) in enumerate(places) if one == group and n != number]
-        return sorted(others, key=lambda n: abs(places[n][1] - at))
+        others = [n for n in range(len(places)) if n != number]
+        return sorted(others, key=lambda n: (places[n][0] != group, abs(places[n][1] - at)))
 
     alike = [list(dict.fromkeys((*likeness.alike(n), *beside(n))))[: NEAREST - 1] for n in range(len(places))]
     pairs = [[" ".join(map(str, found)), "|".join(words)] for found, words in same.items()]
