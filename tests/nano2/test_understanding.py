@@ -129,6 +129,7 @@ def test_emoji_beyond_the_third_and_unknown_ones_are_named() -> None:
         ("лев дома", ["lion"], ("дома",)),
         ("два дома", ["house", "house"], ()),
         ("a lion sleeping on a sofa", ["lion"], ("sleeping", "sofa")),
+        ("a snail crawls slowly left", ["snail"], ("crawls",)),
     ],
 )
 def test_what_somebody_does_is_no_second_thing(text: str, shown: list[str], ignored: tuple[str, ...]) -> None:
@@ -217,6 +218,12 @@ def test_synonyms_that_mislead_are_left_out_and_others_mean_the_usual_thing() ->
     assert read("a river").scene is None and "water wave" in reader().nearest("a river")
     assert read("река").scene is None and "water wave" in reader().nearest("река")
     assert names(read("a wizard")) == ["man mage"] and names(read("happy birthday")) == ["birthday cake"]
+
+
+def test_what_describes_a_stranger_is_no_thing() -> None:
+    """An old lighthouse is no old man, and its neighbours are those of a lighthouse."""
+    assert read("an old lighthouse").scene is None and "house" in reader().nearest("an old lighthouse")
+    assert names(read("a happy birthday message")) == ["birthday cake"]
 
 
 WORDNET = """  1 licence

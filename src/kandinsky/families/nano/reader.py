@@ -199,7 +199,10 @@ class SceneReader:
             kept = [(self._as_motion(span) if at > begins else span, at) for span, at in kept]
             ignored += [(s.text, at) for s, at in kept if s.role == "synonym" and s.text not in self.general]
             kept = [(span, at) for span, at in kept if span.role != "synonym"]
-        else:  # "a kitty waves" is no wave
+        else:  # "a kitty waves" is no wave, and "an old lighthouse" no old man
+            described = self._before_strangers(kept, others, stops)
+            ignored += [(span.text, at) for span, at in kept if at in described]
+            kept = [(span, at) for span, at in kept if at not in described]
             if any(span.role == "synonym" and span.text not in self.general for span, _ in kept):
                 kept = [(s, at) for s, at in kept if s.role != "synonym" or s.text not in self.general]
             kept, unmeant = _settled(kept)
@@ -232,6 +235,14 @@ class SceneReader:
         rest = tuple(word for word, _ in sorted(ignored, key=lambda item: item[1]))
         shown = tuple(span for span, _ in kept if _is_shown(span, scene))
         return Understood(scene, shown, rest, left_open, negated)
+
+    def _before_strangers(
+        self, spans: Sequence[tuple[Span, int]], others: Sequence[tuple[str, int]], stops: frozenset[int]
+    ) -> set[int]:
+        """Places of the synonyms that describe a thing which is none of the concepts: they stand right before it."""
+        strangers = {at for word, at in others if any(form in self._near for form in forms_of(word))}
+        ends = {at: at + len(span.text.split()) for span, at in spans if span.role == "synonym"}
+        return {at for at, end in ends.items() if end in strangers and end - 1 not in stops}
 
     def _as_motion(self, span: Span) -> Span:
         """A synonym that is also a form of a word for a motion, as that motion."""
@@ -304,12 +315,15 @@ class SceneReader:
             The nearest first; empty where nothing is near.
         """
         spans, others = self.find_spans(text)
-        known = [(span.text, at) for span, at in spans if span.role in ("subject", "synonym")]
-        words = [word for word, _ in sorted(others + known, key=lambda one: one[1])]
+        known = [
+            span.text for span, _ in spans if span.role in ("subject", "synonym") and span.text not in self.general
+        ]
+        strangers = [word for word, _ in others if word not in self.silent and word not in self.general]
         best: dict[int, float] = {}
-        for word in [word for word in words if word not in self.silent and word not in self.general][:READ]:
-            for number, value in self._like(word).items():
-                best[number] = max(best.get(number, 0.0), value)
+        for words in (strangers, known):  # of "an old lighthouse", the lighthouse
+            for word in words[:READ] if not best else ():
+                for number, value in self._like(word).items():
+                    best[number] = max(best.get(number, 0.0), value)
         found = [n for n in sorted(best, key=lambda n: -best[n]) if best[n] > max(best.values()) - SURER]
         more = [other for number in found[:1] for other in (self._alike or [[]] * len(self.names))[number]]
         return [self.names[number][0] for number in dict.fromkeys((*found, *more))][:count]

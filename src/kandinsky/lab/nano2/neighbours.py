@@ -38,7 +38,23 @@ PEOPLE, SOMEBODY = 18, ("person", "woman", "man walking")
 """What stands for people that are like nobody in particular."""
 _PEOPLE = ("worker", "professional", "leader", "creator", "entertainer", "adult", "expert", "relative", "combatant")
 _UNSAID = frozenset(
-    ["cock", "prick", "pussy", "dick", "bitch", "tit", "tits", "turd", "snot", "slave", "nigger", "crap"]
+    [
+        "cock",
+        "prick",
+        "pussy",
+        "dick",
+        "bitch",
+        "tit",
+        "tits",
+        "turd",
+        "snot",
+        "slave",
+        "nigger",
+        "crap",
+        "maria",
+        "facing",
+        "vintage",
+    ]
 )
 """Words that are never named."""
 # of emojibase's groups: which of WordNet's files their names are nouns of

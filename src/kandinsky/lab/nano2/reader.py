@@ -83,6 +83,9 @@ _PHRASES: dict[tuple[str, str], str] = {
     ("backdrop", "gradient"): "gradient|fading from|градиент|фон переходит",
     ("backdrop", "halves"): "half|пополам",
 }
+_GOING = ("flies", "runs", "walks", "swims", "drives", "rolls", "crawls", "slowly", "quickly", "fast")
+for _way in ("right", "left", "up", "down"):  # "a snail crawls slowly left"
+    _PHRASES["motion", f"moves {_way}"] += "".join(f"|{word} {_way}" for word in _GOING)
 _SILENT = frozenset(
     [
         "a",
@@ -143,7 +146,7 @@ _GENERAL = frozenset(
     ["moves", "waves", "dances", "plays", "walks", "moving", "движется", "танцует", "машет", "играет", "идет", "гуляет"]
 )
 """What concepts do by themselves: their own motion answers it, so it is known and changes nothing."""
-_FORMS = ("s", "es", "ed", "d", "ing", "ly")
+_FORMS = ("s", "es", "ed", "d", "ly")
 """Endings of forms that are left to their words."""
 _DOINGS = frozenset(
     [
