@@ -18,7 +18,7 @@ from kandinsky.families.nano.portraits import PortraitDecoder, sharpened
 from kandinsky.families.nano.scene_words import NOTHING, ROLES, SceneWords, said_of, unsaid
 from kandinsky.families.nano.scenes import Scene, Subject, plain_scene
 from kandinsky.lab.nano2 import portraits as portraits_module
-from kandinsky.lab.nano2.memorise import (
+from kandinsky.lab.nano2.objective import (
     AHEAD,
     OPEN,
     KeptScenes,

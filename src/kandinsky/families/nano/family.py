@@ -41,6 +41,8 @@ FAMILY = Family(
             flops=Lazy(f"{_HERE}.cost:scene_flops"),
             attention=("dense",),
             conditions=("scenes",),
+            # the scene is drawn from words, and goes on from a first frame: it follows nothing else that is given
+            heeds=("first frame",),
             frame_times=False,
             packs=False,
             rivals={},
@@ -54,6 +56,7 @@ FAMILY = Family(
             tells_unused=True,
             settles=True,
             vocabulary=Lazy(f"{_HERE}.networks:scene_vocabulary"),
+            mixes=False,  # a state says where everything stands, and a scene half way is none
             cost=_SMALL,
         ),
         "nano.patch-vae": Part(

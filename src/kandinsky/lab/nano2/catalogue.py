@@ -11,6 +11,7 @@ import json
 from functools import cache
 from importlib import resources
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from kandinsky.lab.nano.concepts import Concept, load_concepts
-from kandinsky.lab.nano.emoji import FRAMES, Clips
+from kandinsky.lab.nano.emoji import FRAMES, Clips, decode
 
 SOURCE_SIDE = 160
 WORDLESS_HELD_EVERY = 6
@@ -29,6 +30,26 @@ def catalogue() -> tuple[Concept, ...]:
     """All concepts in their fixed order."""
     text = resources.files("kandinsky.lab.nano2").joinpath("more_concepts.json").read_text("utf-8")
     return load_concepts() + tuple(Concept.from_dict(v) for v in json.loads(text))
+
+
+class Images(Protocol):
+    """Images of all concepts, from wherever."""
+
+    def __len__(self) -> int: ...
+
+    def frames(self, concept: int | None, row: int | None = None, *, count: int = FRAMES) -> Tensor:
+        """Premultiplied RGBA in [0, 1], float32 [T, 4, S, S]; one frame where the image stands still."""
+        ...
+
+
+def open_sources(folder: Path) -> Sources:
+    """The images of a folder that ``kandinsky data nano --folder`` filled, decoded at their size if they are not yet.
+
+    Raises:
+        RequestError: There are none.
+    """
+    decode(folder, side=SOURCE_SIDE)
+    return Sources(folder)
 
 
 class Sources:

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from kandinsky.families.nano.draft import background, place
 from kandinsky.families.nano.scenes import RGB, Scene, track
-from kandinsky.lab.nano2.catalogue import Sources
+from kandinsky.lab.nano2.catalogue import Images
 
 
-def render(scene: Scene, sources: Sources, *, side: int = 192, frames: int = 25, shown: int | None = None) -> Tensor:
+def render(scene: Scene, sources: Images, *, side: int = 192, frames: int = 25, shown: int | None = None) -> Tensor:
     """Draw a clip.
 
     Args:

@@ -32,7 +32,7 @@ from kandinsky.lab.nano.captions import held_colours
 from kandinsky.lab.nano2.catalogue import Sources, catalogue
 from kandinsky.lab.nano2.compose import render
 from kandinsky.lab.nano2.linear import fit_linear
-from kandinsky.lab.nano2.memorise import KeptScenes, Mix, SceneObjective, network_params, sample
+from kandinsky.lab.nano2.objective import KeptScenes, Mix, SceneObjective, network_params, sample
 from kandinsky.lab.nano2.portraits import Portraits
 from kandinsky.lab.nano2.scenes import draw_scene
 from kandinsky.train.steady import Steady, run_steadily
