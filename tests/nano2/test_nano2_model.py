@@ -183,6 +183,12 @@ def test_a_prompt_that_only_leaves_out_is_told_to_say_what_is_shown(encoder: Nan
         encoder.encode([prompt])
 
 
+def test_neighbours_are_named_in_the_language_of_the_prompt(encoder: NanoSceneEncoder) -> None:
+    for prompt, near in (("spaghetti", "`pizza`"), ("спагетти", "`пицца`"), ("🍝", "`pizza`")):
+        with pytest.raises(RequestError, match=f"the nearest that it can show are .*{near}"):
+            encoder.encode([prompt])
+
+
 def test_what_is_like_nothing_is_refused_with_examples(encoder: NanoSceneEncoder) -> None:
     with pytest.raises(RequestError, match="`zxcvb` asks for, and nothing like it: it shows things such as `cat`"):
         encoder.encode(["zxcvb"])
@@ -702,6 +708,12 @@ def test_beside_an_image_what_it_decides_is_named(
     encoder: NanoSceneEncoder, prompt: str, unused: tuple[str, ...]
 ) -> None:
     assert encoder.unused(prompt, beside_image=True) == unused
+
+
+def test_beside_an_image_nothing_fades_in(encoder: NanoSceneEncoder) -> None:
+    image = Image.new("RGB", (192, 192))
+    one, other = (encoder.encode_with_images([text], [image]) for text in ("a cat fades in", "a cat"))
+    assert torch.equal(one.pooled_BC, other.pooled_BC) and torch.equal(one.tokens_BLC, other.tokens_BLC)
 
 
 def test_a_still_of_an_image_is_refused(cards: Path) -> None:

@@ -302,14 +302,15 @@ class SceneReader:
                 return word
         return text
 
-    def nearest(self, text: str, count: int = 3) -> list[str]:
-        """English names of concepts near the words of a text: misspelt, or near in meaning to one that is known to be.
+    def nearest(self, text: str, count: int = 3, *, language: int = 0) -> list[str]:
+        """Names of concepts near the words of a text: misspelt, or near in meaning to one that is known to be.
 
         What is most like the first of them follows, where fewer are found.
 
         Args:
             text: Its first words count, in either language.
             count: How many, at most.
+            language: Of the names: 0 for English, 1 for Russian.
 
         Returns:
             The nearest first; empty where nothing is near.
@@ -319,6 +320,9 @@ class SceneReader:
             span.text for span, _ in spans if span.role in ("subject", "synonym") and span.text not in self.general
         ]
         strangers = [word for word, _ in others if word not in self.silent and word not in self.general]
+        strangers += [
+            span.text for span, _ in spans if span.role == "backdrop" and span.text in self._near
+        ]  # "the sky"
         best: dict[int, float] = {}
         for words in (strangers, known):  # of "an old lighthouse", the lighthouse
             for word in words[:READ] if not best else ():
@@ -326,7 +330,7 @@ class SceneReader:
                     best[number] = max(best.get(number, 0.0), value)
         found = [n for n in sorted(best, key=lambda n: -best[n]) if best[n] > max(best.values()) - SURER]
         more = [other for number in found[:1] for other in (self._alike or [[]] * len(self.names))[number]]
-        return [self.names[number][0] for number in dict.fromkeys((*found, *more))][:count]
+        return [self.names[number][language] for number in dict.fromkeys((*found, *more))][:count]
 
     def _like(self, word: str) -> dict[int, float]:
         """Concepts near a word, and how sure that is."""

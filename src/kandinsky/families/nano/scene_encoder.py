@@ -7,7 +7,9 @@ Where the scene's subjects stand in each frame, and before what, travels behind 
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from kandinsky.printing import escaped
 from kandinsky.weights.read import load_into
 
 log = logging.getLogger(__name__)
+APPEARS = "fades in"
 EXAMPLES = ("cat", "rocket", "birthday cake")
 """What can be shown, where nothing is near what was asked for."""
 
@@ -96,7 +99,9 @@ class NanoSceneEncoder:
         """What a prompt says; beside an image, a motion alone ("jumps") is that of what the image shows."""
         understood = self.reader.read(prompt)
         if beside_image and understood.scene is None and {one.role for one in understood.spans} & {"motion", "camera"}:
-            return self.reader.read(f"something {prompt}")
+            understood = self.reader.read(f"something {prompt}")
+        if beside_image and understood.scene is not None and understood.scene.motion == APPEARS:
+            understood = replace(understood, scene=replace(understood.scene, motion=None))  # it is there already
         return understood
 
     def _scene(self, prompt: str) -> Scene | None:
@@ -114,7 +119,7 @@ class NanoSceneEncoder:
                 f"`{escaped(prompt)}` says only what to leave out, and what is left out is not shown: say what is",
                 hint=hint,
             )
-        if near := self.reader.nearest(prompt):
+        if near := self.reader.nearest(prompt, language=int(bool(re.search("[а-яА-ЯёЁ]", prompt)))):
             near = [f"`{name}`" for name in near]
             return RequestError(
                 f"this model knows nothing that `{escaped(prompt)}` asks for: the nearest that it can show are "
@@ -173,7 +178,7 @@ def _placed(words: Sequence[str], phrases: Iterable[str]) -> dict[int, int]:
 
 def _is_of_image(span: Span) -> bool:
     """Whether the image decides what a phrase speaks of."""
-    return span.role in ("colour", "backdrop") or (span.role == "motion" and span.meaning == "fades in")
+    return span.role in ("colour", "backdrop") or (span.role == "motion" and span.meaning == APPEARS)
 
 
 def said_beside_image(understood: Understood) -> Said:

@@ -39,24 +39,10 @@ PEOPLE, SOMEBODY = 18, ("person", "woman", "man walking")
 _PEOPLE = ("worker", "professional", "leader", "creator", "entertainer", "adult", "expert", "relative", "combatant")
 _UNSAID = frozenset(
     [
-        "cock",
-        "prick",
-        "pussy",
-        "dick",
-        "bitch",
-        "tit",
-        "tits",
-        "turd",
-        "snot",
-        "slave",
-        "nigger",
-        "crap",
-        "maria",
-        "facing",
-        "vintage",
+        *("maria", "facing", "vintage", "spirits", "grinding", "slave"),
     ]
 )
-"""Words that are never named."""
+"""Words that are better left without neighbours."""
 # of emojibase's groups: which of WordNet's files their names are nouns of
 _FILES = {
     0: (18, 5),
@@ -81,11 +67,12 @@ _PART = 0.86
 
 @dataclass(slots=True)
 class Noun:
-    """A noun's meaning: its file, what stands above it, and what it is a part of."""
+    """A noun's meaning: its file, what stands above it, what it is a part of, and whether it is no slang or slur."""
 
     file: int
     above: tuple[str, ...]
     wholes: tuple[str, ...]
+    is_plain: bool = True
     below: int = 0
     ancestors: frozenset[str] = field(default=frozenset())
 
@@ -109,6 +96,7 @@ class Nouns:
                 int(parts[1]),
                 tuple(p[1] for p in pointers if p[0] in ("@", "@i")),
                 tuple(p[1] for p in pointers if p[0] in ("#p", "#s") and p[2] == "n"),
+                all(p[0] != ";u" for p in pointers),
             )
         self.senses: dict[str, list[str]] = {}
         for line in (folder / "index.noun").read_text("utf-8").splitlines():
@@ -307,7 +295,8 @@ def neighbours(
         if name and " " not in name:
             put(name, found)
     for line in common.read_text("utf-8").splitlines():
-        if re.fullmatch(r"[a-z]{3,}", line) and line in nouns.senses and line not in _UNSAID:
+        is_plain = all(nouns.meanings[sense].is_plain for sense in nouns.senses.get(line, []))
+        if re.fullmatch(r"[a-z]{3,}", line) and is_plain and line not in _UNSAID:
             put(line, meant(line))
     same: dict[tuple[int, ...], list[str]] = defaultdict(list)
     for word, found in near.items():
