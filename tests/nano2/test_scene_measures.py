@@ -11,6 +11,7 @@ import pytest
 import torch
 from scenes_for_tests import DrawnSources
 
+from kandinsky.cli.main import main
 from kandinsky.errors import RequestError
 from kandinsky.families.kandinsky5.params import DiTParams
 from kandinsky.families.nano.portraits import PortraitDecoder
@@ -156,6 +157,12 @@ def test_models_of_scenes_have_groups_of_their_own() -> None:
         evaluate("nano2-i2v", groups=["plain"])
     with pytest.raises(RequestError, match="kandinsky data nano"):
         evaluate("nano2-t2v", cache="nowhere", groups=["plain"])
+
+
+def test_the_command_takes_a_folder_by_either_name(capsys: pytest.CaptureFixture[str]) -> None:
+    for option in ("--data", "--folder"):
+        assert main(["evaluate", "nano2-t2v", option, "nowhere", "--group", "plain"]) != 0
+        assert "run `kandinsky data nano` first" in capsys.readouterr().err
 
 
 def test_a_silent_network_adds_nothing() -> None:
