@@ -140,5 +140,5 @@ def test_package_size_and_card() -> None:
     card = (ASSETS / "MODEL_CARD.md").read_text(encoding="utf-8")
     for heading in ("Data", "Licence", "Recipe", "Quality", "Limits"):
         assert f"## {heading}" in card
-    for picture in ("contact_sheet.png", "loss_dit.png"):
+    for picture in ("contact_sheet.webp", "loss_dit.png"):
         assert (ASSETS / picture).is_file() and picture in card

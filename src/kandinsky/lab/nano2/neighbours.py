@@ -38,9 +38,7 @@ PEOPLE, SOMEBODY = 18, ("person", "woman", "man walking")
 """What stands for people that are like nobody in particular."""
 _PEOPLE = ("worker", "professional", "leader", "creator", "entertainer", "adult", "expert", "relative", "combatant")
 _UNSAID = frozenset(
-    [
-        *("maria", "facing", "vintage", "spirits", "grinding", "slave"),
-    ]
+    ["maria", "facing", "vintage", "spirits", "grinding", "slave", "whore", "pussy", "rape", "booby", "arsenal"]
 )
 """Words that are better left without neighbours."""
 # of emojibase's groups: which of WordNet's files their names are nouns of
