@@ -99,7 +99,7 @@ def drafted(
     for b, scene in enumerate(Packed.of(row) for row in packed_BG.float()):
         if scene is not None:
             codes = tokens_BLE[b, : MOST_SUBJECTS * places].unflatten(0, (MOST_SUBJECTS, places))[: scene.subjects]
-            clip = draw(portraits(codes, shown), scene, rows * linear.params.spatial)
+            clip = draw(portraits(codes, shown, scene.tones), scene, rows * linear.params.spatial)
             out[b] = linear.encode(clip[None])[0]
     return out
 
@@ -234,7 +234,7 @@ def _recoloured(packed_BG: Tensor, colour_B3: Tensor) -> Tensor:
     out = packed_BG.float().clone()
     for row, colour, scene in zip(out, colour_B3, map(Packed.of, packed_BG.float()), strict=True):
         if scene is not None:
-            row.copy_(Packed(scene.path_SF5, colour.expand(2, 3), 0).row())
+            row.copy_(Packed(scene.path_SF5, colour.expand(2, 3), 0, scene.tones).row())
     return out
 
 
@@ -264,7 +264,7 @@ def _moved(
         path, began = scene.path_SF5.clone(), scene.path_SF5[0, 0].clone()
         path[..., :2] += middle - size * (own_middle - 0.5) - began[:2]
         path[..., 2] *= size / began[2]
-        out[b] = Packed(path, scene.colours_23, 0).row()
+        out[b] = Packed(path, scene.colours_23, 0, scene.tones).row()
     return out
 
 

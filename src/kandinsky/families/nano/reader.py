@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import Any, Self
 
 from kandinsky.families.nano.scenes import ARRANGEMENTS, PLACES, SIZES, WHITE, Backdrop, Scene, Subject
+from kandinsky.families.nano.tone_words import EMOJI, apart, tones_of
 from kandinsky.weights.untrusted import read_table, reading
 
 LONGEST = 8  # words of a phrase
 READ = 12  # words of a prompt that are compared with names of concepts, where none is known
+_WORD = rf"[\w'’-]+|{EMOJI}"
 # the longer before the shorter
 _RU_ENDINGS = (
     *("ами", "ями", "ого", "его", "ому", "ему", "ыми", "ими", "ой", "ей", "ою", "ею", "ом", "ем", "ов", "ев", "ах"),
@@ -47,13 +49,13 @@ def stem(word: str) -> str:
 
 
 def words_of(text: str) -> list[str]:
-    """Words of a text in lower case, «ё» as «е»."""
-    return re.findall(r"[\w'’-]+", plain(text))
+    """Words of a text in lower case, «ё» as «е»; an emoji is a word."""
+    return re.findall(_WORD, plain(apart(text)))
 
 
 def spelt(text: str) -> list[str]:
     """The same words as they were spelt, as far as they can be told."""
-    found = re.findall(r"[\w'’-]+", unicodedata.normalize("NFC", text))
+    found = re.findall(_WORD, unicodedata.normalize("NFC", apart(text)))
     return found if len(found) == len(words_of(text)) else words_of(text)
 
 
@@ -95,13 +97,14 @@ class SceneReader:
     Args:
         table: The contents of `words.json`: `concepts`, names of each in English and Russian; `phrases`, triples of a
             role, a meaning and phrases for it, parted by bars, of which an earlier one wins; `silent`, words that need
-            no answer, and `general`, what concepts do by themselves.
+            no answer, `general`, what concepts do by themselves, and `toned`, concepts whose skin can have tones.
     """
 
     def __init__(self, table: Mapping[str, Any]) -> None:
         self.names: tuple[tuple[str, ...], ...] = tuple(tuple(map(str, names)) for names in table["concepts"])
         self.silent = frozenset(table["silent"].split())
         self.general = frozenset(table["general"].split())
+        self.toned = frozenset(map(int, table.get("toned", ())))
         self._exact: Lexicon = {}
         self._stems: Lexicon = {}
         self._motions: dict[tuple[str, ...], str] = {}
@@ -199,7 +202,11 @@ class SceneReader:
         if not numbers:
             rest = tuple(word for word, _ in sorted(ignored, key=lambda item: item[1]))
             return Understood(None, tuple(span for span, _ in kept), rest)
+        tones, unused = tones_of(kept, self.toned)
+        ignored += [(span.text, at) for span, at in kept if at in unused]
+        kept = [(span, at) for span, at in kept if at not in unused]
         scene, left_open = _scene(numbers[:2], [span for span, _ in kept], [int(span.meaning) for span, _ in colours])
+        scene = replace(scene, subjects=tuple(replace(s, tone=tones.get(s.concept, 0)) for s in scene.subjects))
         ignored += [(span.text, at) for span, at in kept if not _is_shown(span, scene)]
         rest = tuple(word for word, _ in sorted(ignored, key=lambda item: item[1]))
         return Understood(scene, tuple(span for span, _ in kept if _is_shown(span, scene)), rest, left_open)
@@ -232,7 +239,10 @@ class SceneReader:
         return [self.names[number][0] for number in dict.fromkeys((*found, *range(count)))][:count]
 
     def found(self, text: str = "") -> list[tuple[str, ...]]:
-        """Names of the concepts that a text speaks of, in their order; of all of them if it is empty."""
+        """Names of the concepts that a text speaks of, in their order; of all of them if it is empty.
+
+        A third name says of those with tones of skin that they have them.
+        """
         wanted = [stem(word) for word in words_of(text)]
         known: dict[int, set[str]] = {number: set() for number in range(len(self.names))}
         for phrase, (role, meaning) in self._stems.items():
@@ -240,7 +250,7 @@ class SceneReader:
                 for number in meaning.split(","):
                     known[int(number)].update(phrase)
         return sorted(
-            names
+            (*names, "tones of skin: 🏻 🏼 🏽 🏾 🏿") if number in self.toned else names
             for number, names in enumerate(self.names)
             if all(any(one.startswith(word) for one in known[number]) for word in wanted)
         )

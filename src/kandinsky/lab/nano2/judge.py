@@ -25,7 +25,7 @@ from torch import Tensor
 from kandinsky.families.nano.decoder import NanoDecoder
 from kandinsky.families.nano.linear import LinearPatches
 from kandinsky.families.nano.scene_words import NOTHING, Said, said_of
-from kandinsky.families.nano.scenes import ARRANGEMENTS, CAMERAS, MOTIONS, PLACES, Scene, Subject, plain_scene
+from kandinsky.families.nano.scenes import ARRANGEMENTS, CAMERAS, MOTIONS, PLACES, TONES, Scene, Subject, plain_scene
 from kandinsky.lab.nano.captions import held_colours
 from kandinsky.lab.nano2.catalogue import Sources, catalogue
 from kandinsky.lab.nano2.compose import render
@@ -34,6 +34,7 @@ from kandinsky.lab.nano2.measure import fixed_prompts, strips
 from kandinsky.lab.nano2.memorise import STEPS, SceneDenoiser, network_params, sample
 from kandinsky.lab.nano2.portraits import Portraits
 from kandinsky.lab.nano2.reader import read
+from kandinsky.lab.nano2.scenes import in_tones
 
 
 def scene_groups(count: int) -> dict[str, list[Scene]]:
@@ -57,8 +58,13 @@ def scene_groups(count: int) -> dict[str, list[Scene]]:
         place = str(rng.choice(list(PLACES)[1:]))
         return replace(plain_scene(concept, colour), subjects=(Subject(concept, *PLACES[place]),), place=place)
 
+    def in_tone(i: int, number: int) -> Scene:
+        plain = plain_scene(number, int(rng.choice(held_colours(entries[number]))))
+        return replace(plain, subjects=(Subject(number, tone=1 + i % len(TONES)),))
+
     numbers = [int(i * len(entries) / count) for i in range(count)]
     few = max(1, count // 3)
+    people = in_tones()
     return {
         "plain": [plain_scene(n, int(rng.choice(held_colours(entries[n])))) for n in numbers],
         "motions": [replace(plain_scene(*drawn()), motion=MOTIONS[i % len(MOTIONS)]) for i in range(few)],
@@ -66,6 +72,7 @@ def scene_groups(count: int) -> dict[str, list[Scene]]:
         "counts": [several(("side by side", "three in a row")[i % 2], same=True) for i in range(few)],
         "two subjects": [several(("side by side", "one above the other")[i % 2], same=False) for i in range(few)],
         "places": [placed() for _ in range(few)],
+        "tones": [in_tone(i, people[i * len(people) // few]) for i in range(few)],
     }
 
 

@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from kandinsky.families.nano.reader import SceneReader, Understood
+from kandinsky.families.nano.tone_words import apart
 from kandinsky.files import replacing
 from kandinsky.lab.nano.captions import COLOURS
 from kandinsky.lab.nano.concepts import LANGUAGES, core
-from kandinsky.lab.nano2.catalogue import catalogue
+from kandinsky.lab.nano2.catalogue import catalogue, toned
 from kandinsky.lab.nano2.describe import genitives, plural
 
 # by role and meaning: stems, or phrases of stems
@@ -78,6 +79,15 @@ _PHRASES: dict[tuple[str, str], str] = {
     ("backdrop", "gradient"): "gradient|fading from|градиент|фон переходит",
     ("backdrop", "halves"): "half|пополам",
 }
+# tones of skin, lightest first: adjectives in English, adjectives in Russian, and Russian words that need no noun. Unicode
+# names them differently in each language: «светлый тон кожи» is "medium-light skin tone"
+_TONES: tuple[tuple[str, str, str], ...] = (
+    ("light|fair|pale", "очень светлый|бледный", "бледнокожий|белокожий"),
+    ("medium-light|medium light", "светлый|средне-светлый", "светлокожий"),
+    ("medium|tan|olive", "средний|смуглый", "смуглый|смуглокожий"),
+    ("medium-dark|medium dark|brown", "темный|средне-темный", "темнокожий"),
+    ("dark|black", "очень темный|черный", "чернокожий"),
+)
 _SILENT = frozenset(
     [
         "a",
@@ -112,6 +122,7 @@ _SILENT = frozenset(
         "на",
         "в",
         "с",
+        "со",
         "и",
         "к",
         "по",
@@ -159,6 +170,11 @@ def scene_words() -> dict[str, Any]:
         if text := "|".join(word for word in known if word.lower() not in _DOINGS or role != "subject"):
             phrases.append([role, meaning, text])
 
+    for number, (english, russian, alone) in enumerate(_TONES, 1):
+        ends = (" skin tone", " skin", "-skinned", " skinned")
+        of_skin = [f"{one}{end}" for one in english.split("|") for end in ends]
+        of_skin += [f"{one} {noun}" for one in russian.split("|") for noun in ("тон кожи", "оттенок кожи", "кожа")]
+        add((*of_skin, *alone.split("|"), chr(0x1F3FA + number)), "tone", str(number))
     for number, colour in enumerate(COLOURS):
         add((colour.en, colour.ru, colour.ru_name, "gray" if colour.en == "grey" else colour.en), "colour", str(number))
     for number, entry in enumerate(entries):
@@ -171,7 +187,8 @@ def scene_words() -> dict[str, Any]:
         for name, label in names.items():
             add([name, plural(name)] if name.isascii() else [name], "subject", by_label[label])
     for number, entry in enumerate(entries):
-        add((core(entry.en), core(entry.ru)), "subject", str(number))
+        sign = "".join(chr(int(code, 16)) for code in entry.hexcode.split("-"))
+        add((core(entry.en), core(entry.ru), apart(sign).strip()), "subject", str(number))
     for lang in LANGUAGES:
         owners: dict[str, list[tuple[bool, int, int]]] = {}
         for number, entry in enumerate(entries):
@@ -191,6 +208,7 @@ def scene_words() -> dict[str, Any]:
         "concepts": [[entry.en, entry.ru] for entry in entries],
         "silent": " ".join(sorted(_SILENT)),
         "general": " ".join(sorted(_GENERAL)),
+        "toned": sorted(toned()),
         "phrases": phrases,
     }
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import cache
+
 import numpy as np
 
 from kandinsky.families.nano.scenes import (
@@ -11,12 +14,13 @@ from kandinsky.families.nano.scenes import (
     MOTIONS,
     PLACES,
     SIZES,
+    TONES,
     Backdrop,
     Scene,
     Subject,
 )
 from kandinsky.lab.nano.captions import COLOURS, TRAIN_COLOURS
-from kandinsky.lab.nano2.catalogue import catalogue
+from kandinsky.lab.nano2.catalogue import catalogue, toned
 
 
 def draw_scene(rng: np.random.Generator, *, concepts: int, wordless: list[int] | None = None) -> Scene:
@@ -31,7 +35,7 @@ def draw_scene(rng: np.random.Generator, *, concepts: int, wordless: list[int] |
         first = Subject(None, row=int(rng.choice(wordless)))
         kind = "plain" if rng.random() < 0.7 else "free"
     else:
-        first = Subject(int(rng.integers(concepts)))
+        first = _toned(int(rng.integers(concepts)), rng)
     subjects: tuple[Subject, ...] = (first,)
     place: str | None = "middle"
     size = motion = camera = None
@@ -58,7 +62,7 @@ def draw_scene(rng: np.random.Generator, *, concepts: int, wordless: list[int] |
         subjects = tuple(_at(first, *at) for at in ARRANGEMENTS[arrangement])
     elif kind == "two":
         arrangement = str(rng.choice(["side by side", "side by side", "one above the other"]))
-        second = Subject(int((first.concept or 0) + rng.integers(1, concepts)) % concepts)
+        second = _toned(int((first.concept or 0) + rng.integers(1, concepts)) % concepts, rng)
         subjects = tuple(_at(s, *at) for s, at in zip((first, second), ARRANGEMENTS[arrangement], strict=True))
     backdrop: Backdrop = "plain"
     if kind in ("plain", "placed", "two") and rng.random() < 0.3:
@@ -73,8 +77,26 @@ KINDS = ("plain", "placed", "free", "motion", "camera", "count", "two")
 SHARES = (0.42, 0.12, 0.08, 0.14, 0.08, 0.06, 0.10)
 
 
+TONED = 0.5
+"""Share of the subjects that have tones of skin which are drawn in one."""
+STILL = "1F64F"
+"""Code of the one emoji that moves in its own colours alone: folded hands."""
+
+
+@cache
+def in_tones() -> tuple[int, ...]:
+    """Concepts of which there are real clips in every tone of skin."""
+    return tuple(number for number in sorted(toned()) if catalogue()[number].hexcode != STILL)
+
+
+def _toned(concept: int, rng: np.random.Generator) -> Subject:
+    if concept not in in_tones() or rng.random() >= TONED:
+        return Subject(concept)
+    return Subject(concept, tone=1 + int(rng.integers(len(TONES))))
+
+
 def _at(subject: Subject, x: float, y: float, size: float) -> Subject:
-    return Subject(subject.concept, x, y, size, subject.row)
+    return replace(subject, x=x, y=y, size=size)
 
 
 def _colours(concepts: list[int | None]) -> list[int]:
