@@ -1,4 +1,4 @@
-"""Tones of skin in a prompt: emoji and their modifiers as words, and whose skin a word for a tone speaks of. No torch."""
+"""Tones of skin in a prompt: emoji and modifiers as words, and whose skin a word for a tone speaks of. No torch."""
 
 from __future__ import annotations
 

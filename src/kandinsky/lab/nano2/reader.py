@@ -79,8 +79,8 @@ _PHRASES: dict[tuple[str, str], str] = {
     ("backdrop", "gradient"): "gradient|fading from|градиент|фон переходит",
     ("backdrop", "halves"): "half|пополам",
 }
-# tones of skin, lightest first: adjectives in English, adjectives in Russian, and Russian words that need no noun. Unicode
-# names them differently in each language: «светлый тон кожи» is "medium-light skin tone"
+# tones of skin, lightest first: adjectives in English, in Russian, and Russian words that need no noun. Unicode names
+# them differently in each language: «светлый тон кожи» is "medium-light skin tone"
 _TONES: tuple[tuple[str, str, str], ...] = (
     ("light|fair|pale", "очень светлый|бледный", "бледнокожий|белокожий"),
     ("medium-light|medium light", "светлый|средне-светлый", "светлокожий"),

@@ -86,7 +86,8 @@ def solved(terms_PK: Tensor, wanted_P3: Tensor) -> Tensor:
     """The map of colours that fits best, [3, TERMS]."""
     x = terms_PK.double()
     products_KK = x.T @ x + 1e-4 * max(1, len(x)) * torch.eye(x.shape[1], dtype=x.dtype)
-    return torch.linalg.solve(products_KK, x.T @ wanted_P3.double()).T.float()
+    found: Tensor = torch.linalg.solve(products_KK, x.T @ wanted_P3.double())
+    return found.T.float()
 
 
 def kinds_of(pairs: Pairs, chosen: list[int]) -> tuple[Tensor, Tensor]:
