@@ -167,7 +167,19 @@ def test_the_summary_holds_all_entries_at_any_time(loading: Watched, monkeypatch
 
 def test_the_command_line(loading: Watched, capfd: pytest.CaptureFixture[str]) -> None:
     Path("p.csv").write_text("prompt,seed,steps\na dot,7,1\na cat,,2\na fox,8,many\n", encoding="utf-8")
-    arguments = ["generate", "--prompts", "p.csv", "--seconds", "0", "--guidance", "1", "--device", "cpu"]
+    arguments = [
+        "generate",
+        "-m",
+        "nano-t2v",
+        "--prompts",
+        "p.csv",
+        "--seconds",
+        "0",
+        "--guidance",
+        "1",
+        "--device",
+        "cpu",
+    ]
     assert main([*arguments, "--json"]) == 1
     out, err = capfd.readouterr()
     *entries, total = map(json.loads, out.splitlines())

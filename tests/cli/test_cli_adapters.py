@@ -93,7 +93,7 @@ def test_expanded_prompts_are_shown_stored_and_repeated(
 
 def test_expansion_where_nothing_can_write(call: Call, tiny: Path) -> None:
     done = call("generate", "--expand", "a panda")
-    assert done.code == 2 and "`nano-t2v` cannot expand prompts" in done.err
+    assert done.code == 2 and "`nano2-t2v` cannot expand prompts" in done.err
     Path("p.txt").write_text("a\nb\n", encoding="utf-8")
     done = call("generate", "-m", "tiny", "--prompts", "p.txt", "--expanded-prompt", "x")
     assert done.code == 2 and "--expanded-prompt belongs to one prompt" in done.err

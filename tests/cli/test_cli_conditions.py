@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 import kandinsky
+from kandinsky import catalogue
 from kandinsky.media.video import read_video
 
 Call = Callable[..., "Done"]  # noqa: F821
@@ -81,3 +82,29 @@ def test_what_cannot_be_is_one_line(files: Path, call: Call) -> None:
         done = call("generate", "a cat", *words, *(("--seed", "1") if "nano-v2a" not in words else ()))
         assert done.code == 2 and message in done.err, (words, done.err)
         assert sum(line.startswith("error:") for line in done.err.splitlines()) == 1
+
+
+def test_a_default_model_that_takes_no_such_conditions_gives_way_to_the_one_it_names(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(catalogue, "DEFAULT_MODEL", "nano2-t2v")
+    monkeypatch.setenv("KANDINSKY_MODEL", "nano2-t2v")  # what the default of the option is once that is the default
+    kandinsky.Video(np.zeros((25, 96, 96, 3), np.uint8), 12.0, 0).save("a.mp4")
+    Image.new("RGB", (96, 96)).save("p.png")
+    for words in (
+        ("--known", "a.mp4[-9:]@0"),
+        ("--last-image", "p.png"),
+        ("--video", "a.mp4", "--strength", "0.6"),
+        ("--control", "a.mp4"),
+        ("--upscale", "2"),
+    ):
+        done = call("generate", "a panda", *words, "--plan")
+        assert done.code == 0 and "nano-t2v" in done.err, (words, done.err)
+        refused = call("generate", "a panda", *words, "-m", "nano2-t2v", "--plan")
+        assert refused.code == 2 and "use `nano-t2v`" in refused.err, (words, refused.err)
+    done = call("generate", "a panda", "--image", "p.png", "--plan")
+    assert done.code == 0 and "note:" not in done.err
+    rows = [{"prompt": "a cat"}, {"prompt": "a cat", "conditions": ["p.png@end"]}]
+    Path("rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert "nano-t2v" in call("generate", "--prompts", "rows.jsonl", "--plan").err

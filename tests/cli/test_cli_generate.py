@@ -109,7 +109,7 @@ def test_the_default_model_says_so(call: Call, tmp_path: Path, monkeypatch: pyte
     monkeypatch.chdir(tmp_path)
     done = call("generate", "a panda on a blue background", "--seconds", "0", "--steps", "1", "--seed", "1")
     assert done.code == 0, done.err
-    assert "model nano-t2v (the default)" in done.err and "-m kandinsky5-lite-t2v-sft-5s" in done.err
+    assert "model nano2-t2v (the default)" in done.err and "-m kandinsky5-lite-t2v-sft-5s" in done.err
     assert done.lines == ["a-panda-on-a-blue-background-1.png"]
 
 

@@ -1,6 +1,7 @@
 """`kandinsky live`: raw video of an autoregressive model, and what is refused."""
 
 import io
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -136,12 +137,44 @@ def test_a_saved_clip_is_made_again_from_its_file(live: str, call: Call) -> None
     assert done.code == 2 and "are those of the clip" in done.err
 
 
+def test_raw_video_is_made_again_from_the_recipe_beside_it(live: str, call: Call) -> None:
+    words = ("-m", live, "--seconds", "0.7", "--prompt-at", "0.35s a cat", "--seed", "3", "--device", "cpu")
+    done = call("live", "a panda", *words, "-o", "x.y4m")
+    assert done.code == 0, done.err
+    beside = json.loads(Path("x.y4m.json").read_text(encoding="ascii"))
+    assert [one["prompt"] for one in beside["timeline"]] == ["a panda", "a cat"] and "chunk" not in beside
+    assert call("show", "x.y4m").out.splitlines()[-1].startswith("kandinsky live --replay x.y4m")
+    done = call("live", "--replay", "x.y4m", "--device", "cpu", "-o", "again.y4m")
+    assert done.code == 0 and "\nbit for bit the saved frames" in done.err, done.err
+    assert Path("again.y4m").read_bytes() == Path("x.y4m").read_bytes()
+    assert json.loads(Path("again.y4m.json").read_text(encoding="ascii")) == beside
+    Path("x.y4m.json").unlink()
+    done = call("live", "--replay", "x.y4m", "-o", "y.y4m")
+    assert done.code == 2 and "raw video carries no recipe" in done.err and ".mp4" in done.err, done.err
+    assert len(done.err.splitlines()) == 1 and not Path("y.y4m").exists()
+
+
+def test_a_recipe_of_another_stream_does_not_stay_beside_raw_video(live: str, call: Call) -> None:
+    words = ("-m", live, "--seconds", "0.2", "--device", "cpu", "-o", "x.y4m")
+    for seed in ("3", "4"):
+        assert call("live", "a panda", *words, "--seed", seed).code == 0
+        assert json.loads(Path("x.y4m.json").read_text(encoding="ascii"))["seed"] == int(seed)
+
+
+def test_a_stream_of_too_many_prompts_has_no_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timeline, "LONGEST", 200)
+    record = timeline.Record()
+    for number in range(5):
+        record.take(Video(np.zeros((1, 4, 4, 3), np.uint8), 12.0, 0, {"prompt": f"a cat {number}", "seed": 0}))
+        assert (record.recipe is None) == (number > 1)
+
+
 def test_a_clip_without_a_timeline_is_not_made_again(live: str, call: Call) -> None:
     done = call(
-        "generate", "a panda", "--seconds", "0.4", "--steps", "1", "--seed", "3", "--device", "cpu", "-o", "x.mp4"
+        "generate", "a panda", "--seconds", "0", "--steps", "1", "--seed", "3", "--device", "cpu", "-o", "x.png"
     )
     assert done.code == 0, done.err
-    done = call("live", "--replay", "x.mp4", "-o", "y.y4m")
+    done = call("live", "--replay", "x.png", "-o", "y.y4m")
     assert done.code == 2 and "has no timeline" in done.err, done.err
 
 

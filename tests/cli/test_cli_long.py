@@ -100,14 +100,14 @@ def test_a_plan_says_how_many_windows(tiny: Path, call: Call) -> None:
     done = call("plan", "nano-t2v", "--seconds", "60", "--overlap", "1s")
     assert done.code == 0 and "windows    45, neighbours share 1 s; memory is that of one" in done.out, done.out
     plan = json.loads(call("generate", "a panda", "--seconds", "60", "--plan", "--json").out)
-    assert plan["windows"] == 36 and plan["frames"] == 721 and plan["overlap_seconds"] == 0.5
+    assert plan["windows"] == 30 and plan["frames"] == 721 and plan["overlap_seconds"] == 0.666667
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (("--seconds", "5", "--prompt-at", "cat"), "is no prompt with a time: use `5s a cat`"),
-        (("--seconds", "5", "--prompt-at", "6s a cat"), "outside of a clip of 5.083 s"),
+        (("--seconds", "5", "--prompt-at", "6s a cat"), "outside of a clip of 4.75 s"),
         (("--seconds", "5", "--overlap", "3s", *QUICK), "leaves nothing to make in a window of 2 s"),
         (("--seconds", "1", "--overlap", "0.5s"), "are made as a whole: leave it out"),
         (

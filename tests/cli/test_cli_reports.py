@@ -20,7 +20,7 @@ def test_models(tiny: Path, call: Call) -> None:
     assert table[0].split() == ["ID", "TASK", "PARAMETERS", "MAKES", "FILES", "LOCAL", "LICENCE"]
     rows = {line.split()[0]: line for line in table[1:]}
     assert set(rows) == set(catalogue.cards()) and "tiny" in rows
-    assert next(iter(rows)) == "nano-t2v", "the default stands first"
+    assert next(iter(rows)) == "nano2-t2v", "the default stands first"
     assert "23.3 GB" in rows[LITE] and rows[LITE].endswith("no     MIT")
     assert rows[LITE].split()[1:4] == ["text-to-video", "2.0", "B"] and "5 s, 768x512 and 2 other sizes" in rows[LITE]
     assert "image-editing" in rows["kandinsky5-lite-i2i"] and "image, 1024x1024 and 6" in rows["kandinsky5-lite-i2i"]

@@ -96,6 +96,18 @@ def quiet(nodes: ModuleType) -> None:
     nodes.HOST.is_interrupted = lambda: False
 
 
+def test_conditions_that_a_model_does_not_take_are_refused_as_the_library_does() -> None:
+    nodes, running = pack.part("nodes"), pack.part("running")
+    frames = np.zeros((25, 192, 192, 3), np.uint8)
+    chosen, _ = made_of("nano2-t2v", Host())
+    still = torch.from_numpy(frames[:1]).float()
+    known = nodes.KandinskyKnownFrames.execute(at="end", images=still).args[0]
+    with pytest.raises(RequestError, match=r"goes on from a first frame.*use `nano-t2v`"):
+        running.asked(chosen, "a panda", {"conditions": known})
+    first = nodes.KandinskyKnownFrames.execute(at="0", images=still).args[0]
+    assert running.asked(chosen, "a panda", {"conditions": first}).conditions
+
+
 def test_prompts_by_time_are_those_of_the_library() -> None:
     nodes = pack.part("nodes")
     quiet(nodes)
@@ -380,7 +392,7 @@ def test_folders_of_models_are_offered(tiny_cards: Path, tmp_path: Path) -> None
     (tmp_path / "mine" / "card.toml").write_text(card.replace('base = "', 'base = "'), encoding="utf-8")
     host, models = Host({"kandinsky": tmp_path}), pack.part("models")
     names = models.model_names(host)
-    assert names[0] == "nano-t2v" and names[-1] == "mine/" and LITE in names
+    assert names[0] == "nano2-t2v" and names[-1] == "mine/" and LITE in names
     assert models.choose("mine/", host).source.card.task == "text-to-image"
     with pytest.raises(RequestError, match="not in ComfyUI's folders"):
         models.choose("../", host)

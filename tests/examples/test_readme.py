@@ -45,5 +45,5 @@ def test_models_and_plan(capsys) -> None:
 def test_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (code,) = re.findall(r"^```python\n(.*?)^```", README, flags=re.S | re.M)
-    exec(code.replace("seconds=1", "seconds=0.4, steps=1"), {})
+    exec(code.replace("seconds=1", "seconds=0.7, steps=1"), {})
     assert read_video(tmp_path / "panda.mp4").seed == 7

@@ -8,9 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from kandinsky.errors import OutOfMemory
 from kandinsky.families.nano.autoencoder import NanoAutoencoder, NanoAutoencoderParams
@@ -20,6 +17,7 @@ from kandinsky.families.parts.tiling import Tiling
 from kandinsky.model.autoencoder import decode_pieces
 from kandinsky.runtime.spool import Spool
 from tiny.family import randomise
+from tiny.held import Held
 
 PARAMS = HunyuanParams(
     latent_channels=4, block_out_channels=(8, 8, 12, 16), layers_per_block=1, norm_num_groups=4, scaling_factor=0.5
@@ -94,29 +92,6 @@ def test_frames_kept_in_a_file(tmp_path, monkeypatch: pytest.MonkeyPatch) -> Non
     coder = autoencoder(layered=True, allocate=spool)
     assert torch.equal(coder.decode(latents(3)), autoencoder(layered=True).decode(latents(3)))
     assert spool.on_disk > 0 and not list(tmp_path.iterdir()), "the files have no name, so nothing stays behind"
-
-
-class Held(TorchDispatchMode):
-    """Counts the bytes of all tensors made inside that are still alive; ``peak`` is the most there ever were."""
-
-    def __init__(self, *known: torch.Tensor) -> None:
-        super().__init__()
-        self.known = {tensor.untyped_storage()._cdata for tensor in known}  # a view of a weight is nothing new
-        self.alive: dict[int, tuple[StorageWeakRef, int]] = {}
-        self.peak = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        self.alive = {key: entry for key, entry in self.alive.items() if not entry[0].expired()}
-        for tensor in tree_leaves(out):
-            if isinstance(tensor, torch.Tensor):
-                storage = tensor.untyped_storage()
-                is_file = func is torch.ops.aten.from_file.default  # mapped: no memory of ours
-                if storage._cdata not in self.known:
-                    size = 0 if is_file else storage.nbytes()
-                    self.alive.setdefault(storage._cdata, (StorageWeakRef(storage), size))
-        self.peak = max(self.peak, sum(size for _, size in self.alive.values()))
-        return out
 
 
 def consume(coder: HunyuanAutoencoder, frames: int) -> int:

@@ -87,7 +87,21 @@ def test_every_door_says_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    asked = ["generate", "two pandas", "--seconds", "0", "--steps", "1", "--device", "cpu", "-o", "a.png", "--json"]
+    asked = [
+        "generate",
+        "two pandas",
+        "-m",
+        "nano-t2v",
+        "--seconds",
+        "0",
+        "--steps",
+        "1",
+        "--device",
+        "cpu",
+        "-o",
+        "a.png",
+        "--json",
+    ]
     assert main(asked) == 0
     said = capsys.readouterr()
     assert "`two`" in said.err and json.loads(said.out)["recipe"]["unused_words"] == ["two"]

@@ -16,11 +16,13 @@ from torch import Tensor, nn
 import kandinsky
 from kandinsky.bench.fit_preview import samples
 from kandinsky.catalogue import find, plan
+from kandinsky.engine.accepts import accepted
+from kandinsky.engine.conditions import lacks
 from kandinsky.engine.pipeline import GenerationPipeline
 from kandinsky.errors import RequestError, WeightsError
 from kandinsky.families.kandinsky5.params import DiTParams
 from kandinsky.families.nano.decoder import NanoDecoder
-from kandinsky.families.nano.draft import SPREAD, drafted, moved_cut_out, tell
+from kandinsky.families.nano.draft import SPREAD, drafted, moved_cut_out, shown_at, tell
 from kandinsky.families.nano.geometry import CHANNELS, LATENT_FRAMES, PACKED, Packed, packed
 from kandinsky.families.nano.linear import LinearPatches
 from kandinsky.families.nano.params import NanoPatchParams
@@ -30,10 +32,12 @@ from kandinsky.families.nano.scene_transformer import SceneTransformer
 from kandinsky.families.nano.scene_words import NOTHING, SceneWords, said_of
 from kandinsky.families.nano.scenes import COLOURS, WHITE
 from kandinsky.lab.nano import captions
-from kandinsky.lab.nano2.memorise import SceneDenoiser, sample
+from kandinsky.lab.nano2.objective import SceneDenoiser, sample
 from kandinsky.lab.nano2.reader import read, scene_words
 from kandinsky.model.denoiser import Known, Pass
-from kandinsky.model.values import Request, TextEmbeddings
+from kandinsky.model.given import Frames, Source
+from kandinsky.model.timeline import PromptAt
+from kandinsky.model.values import Request, TextEmbeddings, Video
 from kandinsky.weights.write import write_state
 
 DIM, LATENT = 32, 80
@@ -386,6 +390,63 @@ def test_a_picture_that_words_do_not_fit_stands_still(folder: Path, encoder: Nan
     assert not told.condition_BTHWC[..., 28:CHANNELS].any() and told.drawn_B.all()
 
 
+@pytest.mark.parametrize("since", [1, 3, 6])
+def test_a_part_of_a_longer_clip_goes_on_from_the_part_before(
+    folder: Path, encoder: NanoSceneEncoder, since: int
+) -> None:
+    """The scene goes on where it was, and the given frame adds nothing to what follows it."""
+    net, text = square_of(folder, encoder)
+    jumps = encoder.encode(["a cat jumps before a gradient from red to blue"]).pooled_BC[:, DIM:]
+    whole = Packed.of(jumps[0])
+    assert whole is not None
+    later = whole.later(8 * since)
+    assert torch.allclose(later.path_SF5[:, 0], whole.path_SF5[:, 8 * since % 24], atol=1e-6)
+    wanted = drafted(
+        net.portraits, net.linear, text.tokens_BLC, later.row()[None], frames=LATENT_FRAMES, rows=12, since=8 * since
+    )
+    x = torch.randn(wanted.shape)
+    x[:, 0] = wanted[:, 0] + 0.02
+    known = torch.zeros(1, LATENT_FRAMES, 1, 1, 1, dtype=torch.bool)
+    known[:, 0] = True
+    told = tell(net.portraits, net.linear, text, jumps, x, known, since)
+    assert torch.equal(told.draft_BTHWC[:, 0], x[:, 0]) and not told.final_B.any()
+    assert torch.allclose(told.draft_BTHWC[:, 1:], wanted[:, 1:], atol=1e-5)
+
+
+def test_a_prompt_that_begins_fades_in_over_what_was_seen(folder: Path, encoder: NanoSceneEncoder) -> None:
+    net, text = square_of(folder, encoder)
+    scene = encoder.encode(["a cat on a blue background"]).pooled_BC[:, DIM:]
+    x = torch.randn(1, LATENT_FRAMES, 12, 12, LATENT)
+    seen = torch.full((1, 1, 192, 192, 3), 0.3)
+    x[:, 0] = net.linear.encode(seen)[:, 0]
+    known = torch.zeros(1, LATENT_FRAMES, 1, 1, 1, dtype=torch.bool)
+    known[:, 0] = True
+    told = tell(net.portraits, net.linear, text, scene, x, known, -1)
+    wanted = drafted(net.portraits, net.linear, text.tokens_BLC, scene, frames=LATENT_FRAMES, rows=12)
+    shown, whole = (net.linear.decode(one)[0, :, 0, 0] for one in (told.draft_BTHWC, wanted))
+    share = (torch.arange(25) / 8).clamp(max=1)[:, None]
+    mean = torch.lerp(torch.full((3,), 0.3), whole[-1], share)
+    assert torch.allclose(shown[1:9].mean(0), mean[1:9].mean(0), atol=0.02)
+    assert torch.allclose(shown[9:], whole[9:], atol=1e-3)
+    assert told.condition_BTHWC[..., 28:CHANNELS].any() and not told.final_B.any()
+
+
+def test_a_scene_later_on(encoder: NanoSceneEncoder) -> None:
+    """What ends where it began goes on, anything else stays where it came to; before its prompt, it has not begun."""
+    paths = {
+        words: Packed.of(encoder.encode([f"a cat {words}"]).pooled_BC[0, DIM:])
+        for words in ("jumps", "spins", "moves right", "grows")
+    }
+    for words, scene in paths.items():
+        assert scene is not None
+        path, later, before = (one.path_SF5 for one in (scene, scene.later(24), scene.later(-8)))
+        goes_on = words in ("jumps", "spins")
+        assert torch.allclose(later[:, :24], path[:, :24] if goes_on else path[:, -1:].expand(-1, 24, -1), atol=1e-6)
+        assert torch.equal(before[:, :9], path[:, :1].expand(-1, 9, -1)) and torch.equal(before[:, 9:], path[:, 1:17])
+    assert shown_at(3, 0) == [0, 1, 2] and shown_at(4, 23) == [23, 24, 23, 22] and shown_at(3, -2) == [0, 0, 0]
+    assert shown_at(2, 47) == [1, 0]
+
+
 def test_a_latent_beyond_the_canvas_is_refused(folder: Path) -> None:
     net = scenes_network(folder).dit
     text = TextEmbeddings(torch.randn(1, 117, DIM), torch.zeros(1, DIM + PACKED))
@@ -437,10 +498,24 @@ def test_it_generates_in_bfloat16(cards: Path) -> None:
     assert np.abs(exact.astype(float) - low).mean() < 0.05 * exact.std()
 
 
-def test_longer_clips_and_other_sizes_are_refused(pipe: GenerationPipeline) -> None:
-    for wrong in ({"seconds": 4}, {"width": 256, "height": 256}):
-        with pytest.raises(RequestError):
+def test_other_sizes_and_what_no_scene_is_are_refused(pipe: GenerationPipeline) -> None:
+    later = (PromptAt("a dog", 2),)
+    for wrong, says in (
+        ({"width": 256, "height": 256}, "192x192"),
+        ({"seconds": 5, "prompt_at": later, "fade": 1.0}, "from one prompt to the next in 0.67 s"),
+    ):
+        with pytest.raises(RequestError, match=says):
             pipe.resolve(Request("tiny2-t2v", "a cat").with_values(**wrong))
+
+
+def test_a_longer_clip_begins_like_the_short_one_and_loops_end_where_they_began(pipe: GenerationPipeline) -> None:
+    short, long, loop = (
+        pipe("a cat jumps on a blue background", seconds=seconds, seed=1, loop=loops).frames.astype(float)
+        for seconds, loops in ((2, False), (5, False), (3, True))
+    )
+    assert long.shape == (57, 192, 192, 3) and np.abs(long[:25] - short).max() <= 1
+    steps = np.abs(np.diff(loop, axis=0)).mean((1, 2, 3))
+    assert np.abs(loop[-1] - loop[0]).mean() < 2 * steps.max()
 
 
 def test_a_seed_is_the_same_in_a_batch_and_unused_words_stand_in_the_recipe(pipe: GenerationPipeline) -> None:
@@ -480,7 +555,6 @@ def test_an_image_stays_the_first_frame(cards: Path) -> None:
         ("something grows", "white", {}),
         ("a cat", "clear", {}),
         ("a cat", "noise", {"steps": 2, "guidance": 2}),
-        ("a cat fades in", "white", {"last_image": np.zeros((192, 192, 3), np.uint8)}),
     ],
 )
 def test_pictures_of_all_kinds_begin_clips_of_all_kinds(
@@ -509,11 +583,55 @@ def test_text_to_video_goes_on_from_a_first_frame_too(cards: Path) -> None:
         assert np.abs(one[0] - other[0]).max() <= 1 and np.abs(one - other).mean() < 0.4 * other.std()
 
 
-def test_a_clip_is_changed_from_any_strength_on(pipe: GenerationPipeline) -> None:
-    clip = pipe("a panda on a blue background", seed=1)
-    near, far = (pipe("a cat on red", video=clip, strength=s, seed=1, steps=4).frames for s in (0.1, 0.9))
-    changes = [np.abs(made.astype(float) - clip.frames).mean() for made in (near, far)]
-    assert near.shape == clip.frames.shape and changes[0] < changes[1]
+STILL = np.zeros((192, 192, 3), np.uint8)
+CLIP = Video(np.zeros((25, 192, 192, 3), np.uint8), 12.0, 0)
+
+
+@pytest.mark.parametrize("task", ["t2v", "i2v"])
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"video": CLIP, "strength": 0.5}, "takes no video to change"),
+        ({"video": CLIP, "mask": STILL[..., 0]}, "takes no video to change"),
+        ({"video": CLIP, "span": "0.5s:1s"}, "takes no video to change"),
+        ({"video": CLIP, "place": "96x96+0+0"}, "takes no video to change"),
+        ({"video": CLIP, "source_prompt": "a dog"}, "takes no video to change"),
+        ({"conditions": [Source(CLIP, strength=0.5)]}, "takes no video to change"),
+        ({"last_image": STILL}, "goes on from a first frame, and takes no other known frames"),
+        ({"conditions": [Frames(STILL, at="1s")]}, "goes on from a first frame"),
+        ({"conditions": [Frames(CLIP, at=0, cut="0:9")]}, "give a single one at 0"),
+        ({"conditions": [Frames(CLIP, at=0, cut="0:9"), Frames(CLIP, at="end", cut="0:8")]}, "give a single one at 0"),
+        ({"control": CLIP}, "takes no control"),
+        ({"reference": STILL}, "takes no reference"),
+        ({"upscale": 2}, "cannot make its result larger in a second stage, since it takes no video to change"),
+    ],
+)
+def test_what_would_be_a_collage_is_refused_with_the_model_that_does_it(
+    task: str, asked: dict[str, Any], message: str
+) -> None:
+    card = find(f"nano2-{task}")
+    with pytest.raises(RequestError) as refused:
+        card.does.resolve()(Request(card.id, "a cat jumps", **asked), card, False)
+    said = str(refused.value)
+    assert said.startswith(f"`{card.id}` ") and message in said and f"use `nano-{task}`" in said and "\n" not in said
+    other = find(f"nano-{task}")
+    assert lacks(Request(card.id, "a cat jumps", **asked), card)
+    assert not lacks(Request(other.id, "a cat jumps", **asked), other)
+
+
+def test_what_it_takes_is_said_where_models_are_shown(cards: Path) -> None:
+    for task, way in (("t2v", "replacement"), ("i2v", "native")):
+        card = find(f"nano2-{task}")
+        assert card.does.knows == {"first frame": way} and "video" not in accepted(card)
+        assert f"`nano-{task}` takes other known frames" in accepted(card)["conditions"]
+
+
+def test_the_last_frame_of_a_clip_is_a_first_frame_as_an_image_is(pipe: GenerationPipeline) -> None:
+    ramp = np.tile(np.arange(192, dtype=np.uint8)[:, None], (192, 1, 3))
+    clip = Video(np.stack([STILL, STILL, ramp]), 12.0, 0)
+    image = pipe("a cat jumps", image=ramp, seed=1)
+    known = pipe("a cat jumps", conditions=[Frames(clip, at=0, cut="-1:")], seed=1)
+    assert np.array_equal(image.frames, known.frames)
 
 
 def test_the_plan_and_the_cards(cards: Path) -> None:

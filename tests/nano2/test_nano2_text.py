@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from kandinsky.families.nano.scene_text import SUBJECTS, SceneReading, SceneTextNetwork
 from kandinsky.families.nano.scene_words import ROLES
 from kandinsky.families.nano.text import NanoTextParams
 from kandinsky.lab.nano.concepts import words
 from kandinsky.lab.nano2.catalogue import catalogue
-from kandinsky.lab.nano2.train_text import READ, begin, draw_example, judge_texts, loss_of
+from kandinsky.lab.nano2.train_text import READ, begin, beside_rules, draw_example, judge_texts, loss_of
 
 SMALL = NanoTextParams(vocab_size=50, width=32, heads=2, ff_width=32, layers=1, meaning_dim=16, concepts=574)
 
@@ -67,3 +70,15 @@ def test_a_few_steps_learn_what_captions_say() -> None:
 def test_it_begins_with_what_the_first_network_knew() -> None:
     figures = judge_texts(begin(), count=1)
     assert figures["en single synonyms"] == pytest.approx(0.41, abs=0.06)  # 0.49 among the first concepts alone
+
+
+@pytest.mark.slow
+def test_a_network_is_compared_with_the_rules(tmp_path: Path) -> None:
+    """By the same rows; it names nothing that it does not know, and reads something into every text."""
+    save_file({name: p.contiguous() for name, p in begin().network.state_dict().items()}, tmp_path / "text.safetensors")
+    result = beside_rules(tmp_path)
+    network, rules = result["network"], result["rules"]
+    assert list(network) == list(rules) and rules["en captions"]["right"] > 0.99
+    assert network["en single synonyms"]["right"] == pytest.approx(0.41, abs=0.08)
+    assert network["en unknown, refused"]["right"] < 0.5 < rules["en unknown, refused"]["right"]
+    assert 0 <= result["fixed prompts"] <= 1 and (tmp_path / "beside_rules.json").exists()

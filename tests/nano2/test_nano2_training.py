@@ -18,7 +18,7 @@ from kandinsky.families.nano.portraits import PortraitDecoder, sharpened
 from kandinsky.families.nano.scene_words import NOTHING, ROLES, SceneWords, said_of, unsaid
 from kandinsky.families.nano.scenes import Scene, Subject, plain_scene
 from kandinsky.lab.nano2 import portraits as portraits_module
-from kandinsky.lab.nano2.memorise import (
+from kandinsky.lab.nano2.objective import (
     AHEAD,
     OPEN,
     KeptScenes,
@@ -281,7 +281,7 @@ def test_a_clip_without_an_answer_counts_for_little() -> None:
     wrong = batch.latents_BTHWC.clone()
     wrong[1] += 10
     other, figures = trained.loss(batch, torch.Generator().manual_seed(0))
-    assert float(one / other) == pytest.approx(OPEN, rel=1e-3) and figures["gain_db_4"] < 0
+    assert 0 < float(one / other) < 1.001 * OPEN and figures["gain_db_4"] < 0  # a worse guess counts for less still
 
 
 def test_words_that_contradict_an_image_are_seen_in_training() -> None:

@@ -7,6 +7,9 @@ import pytest
 
 import kandinsky
 from kandinsky.engine.pipeline import GenerationPipeline
+from kandinsky.lab.nano.evaluate import evaluate, table
+from kandinsky.lab.nano2.judge import Judged
+from kandinsky.model.timeline import PromptAt
 from kandinsky.model.values import Request
 
 pytestmark = pytest.mark.slow
@@ -81,3 +84,38 @@ def test_a_picture_keeps_its_colours_where_words_do_not_name_it() -> None:
     for words in ("", "jumps"):
         frames = animate(words, image=image, seed=1).frames.astype(float)
         assert np.abs(frames[:, 4:12, 4:12] - frames[0, 4:12, 4:12]).mean() < 2, words
+
+
+def test_it_is_measured_without_any_data() -> None:
+    """What was asked for is told from all else by clips of the shipped weights, seen by their own portraits."""
+    result = evaluate("nano2-t2v", prompts=3, groups=["motions", "places", "counts"])
+    for name, row in result["groups"].items():
+        assert row["clips"] == 3 and row["as_told"] == row["colour"] == 1, name
+        assert row["middle_off"] < 0.02 and row["size_off"] < 0.08 and "psnr_db" not in row, name
+    assert "| motions | 3 | 10 | 100.0% | 100.0% |" in table(result)
+    beside = evaluate("nano2-i2v", prompts=4, groups=["only the subject"])["groups"]["only the subject"]
+    assert beside["clips"] == 2 and beside["made"] < 3 and beside["kept_db"] > 25
+
+
+def test_a_draft_alone_is_nearly_the_clip() -> None:
+    text = ["a panda jumps on a blue background"]
+    whole, alone = (Judged.shipped(network=network).make(text)[0].astype(float) for network in (True, False))
+    assert 0 < np.abs(whole - alone).mean() < 4
+
+
+def test_a_long_clip_keeps_its_subject_its_background_and_its_joints(pipe: GenerationPipeline) -> None:
+    """After 20 s all is as at first, and where two windows meet nothing jumps."""
+    frames = made(pipe, "a panda jumps on a blue background", seconds=20)
+    assert frames.shape == (241, 192, 192, 3)
+    assert np.abs(frames[:, :16, :16].mean((1, 2)) - BLUE).max() < 12
+    changes = np.abs(np.diff(frames, axis=0)).mean((1, 2, 3))
+    assert changes[24::24].max() < 1.5 * np.median(changes)
+    # 192 frames later the jump and the portrait are at the same moment
+    assert np.abs(frames[30:48] - frames[222:240]).mean() < 1.5
+
+
+def test_prompts_by_time_show_one_thing_after_the_other(pipe: GenerationPipeline) -> None:
+    frames = made(pipe, "a panda on a blue background", seconds=6, prompt_at=(PromptAt("a cat jumps", 3),))
+    assert np.abs(frames[-1, :16, :16].mean((0, 1)) - 255).max() < 12
+    alone = made(pipe, "a cat jumps", seconds=2)
+    assert np.abs(frames[41:64] - alone[1:24]).mean() < 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -79,13 +80,19 @@ def test_emoji_are_words_without_what_only_changes_their_look() -> None:
 def test_captions_of_toned_scenes_are_read_back() -> None:
     rng, seen = np.random.default_rng(2), 0
     for seed in range(400):
-        scene = draw_scene(rng, concepts=len(catalogue()))
+        scene = draw_scene(rng, concepts=len(catalogue()), tones=True)
         if any(s.tone for s in scene.subjects):
             for lang in ("en", "ru"):
                 text = describe(scene, lang=lang, rng=random.Random(seed)).text  # type: ignore[arg-type]
                 assert shown(text) == [(catalogue()[s.concept or 0].en, s.tone) for s in scene.subjects], text
             seen += 1
     assert seen > 20
+
+
+def test_tones_change_nothing_else_of_a_training_scene() -> None:
+    for seed in range(60):
+        plain, other = (draw_scene(np.random.default_rng(seed), concepts=200, tones=t) for t in (False, True))
+        assert replace(other, subjects=tuple(replace(s, tone=0) for s in other.subjects)) == plain
 
 
 def test_the_list_of_concepts_says_which_have_tones() -> None:

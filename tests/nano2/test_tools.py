@@ -15,8 +15,8 @@ from kandinsky.lab.nano.captions import held_colours
 from kandinsky.lab.nano2 import make as make_module
 from kandinsky.lab.nano2.catalogue import catalogue, toned
 from kandinsky.lab.nano2.generate import read_image, told
-from kandinsky.lab.nano2.judge import scene_groups
 from kandinsky.lab.nano2.measure import fixed_prompts, strips, thinned
+from kandinsky.lab.nano2.measures import scene_groups
 from kandinsky.lab.nano2.reader import read, reader
 from kandinsky.lab.nano2.train import STEPS, probe_scenes
 from kandinsky.train.steady import Steady
@@ -24,7 +24,7 @@ from kandinsky.train.steady import Steady
 
 def test_measured_scenes_show_colours_no_training_had() -> None:
     groups = scene_groups(24)
-    assert set(groups) == {"plain", "motions", "cameras", "counts", "two subjects", "places", "tones"}
+    assert set(groups) == {"plain", "motions", "cameras", "counts", "two subjects", "places", "sizes", "tones"}
     for scenes in groups.values():
         for scene in scenes:
             assert scene.colours[0] in held_colours(catalogue()[scene.subjects[0].concept or 0])

@@ -13,7 +13,7 @@ from torch import nn
 from kandinsky import catalogue
 from kandinsky.bench.flops import count_flops
 from kandinsky.engine.build import bare_network
-from kandinsky.engine.plan import price
+from kandinsky.engine.plan import loaded_bytes, price
 from kandinsky.engine.request import resolve
 from kandinsky.families.kandinsky4 import cost as cost4
 from kandinsky.families.kandinsky4.dit import DiffusionTransformer3D as Kandinsky4
@@ -22,6 +22,10 @@ from kandinsky.families.kandinsky4_v2a.layers import Conditions
 from kandinsky.families.kandinsky5 import cost as cost5
 from kandinsky.families.kandinsky5.dit import DiffusionTransformer3D as Kandinsky5
 from kandinsky.families.kandinsky5.params import DiTParams as Params5
+from kandinsky.families.nano.draft import tell
+from kandinsky.families.nano.geometry import PACKED, packed
+from kandinsky.families.nano.scene_words import SceneWords
+from kandinsky.families.nano.scenes import ARRANGEMENTS, Scene, Subject
 from kandinsky.families.parts.params import FLAN_UL2, T5_VOCABULARY, T5_XXL, T5Sizes
 from kandinsky.families.parts.unet.unet import Marks
 from kandinsky.model.card import Card, Component
@@ -30,6 +34,8 @@ from kandinsky.model.values import LatentShape, Request, TextEmbeddings, VideoSh
 from kandinsky.ops.attention_spec import AttentionSpec
 from kandinsky.runtime.blocks import block_lists
 from kandinsky.runtime.quantise import layers as quantised_layers
+from kandinsky.weights.locate import ASSETS, card_bytes
+from tiny.held import Held
 
 NO_FILE = Path("none")
 
@@ -113,6 +119,57 @@ def test_shares_of_a_transformers_weights(model: str) -> None:
     assert (cost.in_blocks, cost.block, cost.linear) == pytest.approx(shares(built(card, card.dit)), rel=2e-3)
 
 
+def drawn(frames: int, arrangement: str) -> tuple[Any, Cost, int, int]:
+    """The second Nano's denoiser, its price, and what drawing a draft takes: bytes at the peak and operations."""
+    card = catalogue.find("nano2-t2v")
+    net = bare_network(card.family.part(card.dit.kind), card.dit, NO_FILE).eval().requires_grad_(False)
+    subjects = tuple(Subject(n, *at) for n, at in enumerate(ARRANGEMENTS[arrangement]))
+    told = packed([Scene(subjects, arrangement=arrangement)])
+    text = TextEmbeddings(torch.randn(1, 117, 768), torch.randn(1, 256 + PACKED))
+    x = torch.randn(1, frames, 12, 12, 192)
+    with Held(*net.parameters(), *net.buffers()) as held:
+        tell(net.portraits, net.linear, text, told, x)
+    counted = count_flops(lambda: tell(net.portraits, net.linear, text, told, x))
+    return net, cost_of(card, card.dit, (frames, 12, 12), 1 + 8 * (frames - 1)), held.peak, counted
+
+
+@pytest.mark.parametrize("frames", [2, 4])
+def test_drafts_are_part_of_the_price(frames: int) -> None:
+    """Memory for as many subjects as there can be, and the computed maps; operations for one of them."""
+    net, cost, _, counted = drawn(frames, "one")
+    peak = drawn(frames, "three in a row")[2]
+    maps = sum(b.numel() * b.element_size() for b in net.buffers())
+    assert cost.work == pytest.approx(peak + maps, rel=0.1)
+    text = TextEmbeddings(torch.randn(1, 128, 768), torch.randn(1, 256))
+    x = torch.randn(1, frames, 12, 12, net.params.input_channels)
+    network = count_flops(lambda: net(x, torch.ones(1), text))
+    assert cost.operations.flops == pytest.approx(counted + network, rel=0.03)
+
+
+@pytest.mark.parametrize("frames", [2, 4])
+def test_the_second_nanos_decoder_takes_what_its_price_says(frames: int) -> None:
+    card = catalogue.find("nano2-t2v")
+    net = bare_network(card.family.part(card.vae.kind), card.vae, NO_FILE).eval().requires_grad_(False)
+    with Held(*net.parameters(), *net.buffers()) as held:
+        net.decode(torch.randn(1, frames, 12, 12, 192))
+    cost = cost_of(card, card.vae, (frames, 12, 12), 1 + 8 * (frames - 1))
+    assert cost.work == pytest.approx(held.peak, rel=0.1)
+
+
+def test_the_second_nanos_files_and_weights_are_counted() -> None:
+    card = catalogue.find("nano2-t2v")
+    folder = ASSETS / "nano2-t2v"
+    files = {path.name: path.stat().st_size for path in folder.iterdir() if path.suffix in (".safetensors", ".json")}
+    assert card_bytes(card) == sum(files.values())
+    net = bare_network(card.family.part(card.vae.kind), card.vae, NO_FILE)
+    for name, numbers in (
+        ("vae", sum(x.numel() for x in net.state_dict().values())),
+        ("text", sum(x.numel() for x in SceneWords(574, codes=768, pooled=256).state_dict().values())),
+    ):
+        words = files["words.json"] if name == "text" else 0
+        assert loaded_bytes(card, name, 4) == pytest.approx(4 * numbers + words, rel=0.01), name
+
+
 # -- U-Nets ------------------------------------------------------------------------------------------------------------
 
 
@@ -171,6 +228,8 @@ def test_the_video_to_audio_unet_does_what_its_figures_say(model: str) -> None:
         ("kandinsky-video-1.1", (12, 16, 24), {}),
         ("nano-t2v", (7, 12, 12), {}),
         ("nano-v2a", (1, 8, 27), {}),
+        ("nano2-t2v", (4, 12, 12), {}),
+        ("nano2-t2v", (2, 12, 12), {}),
     ],
 )
 def test_decoding_costs_the_convolutions_it_does(

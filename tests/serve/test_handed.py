@@ -25,8 +25,21 @@ from kandinsky.model.values import Request
 from kandinsky.serve import announced
 from serve.conftest import LIMIT_S, Server
 
-STILL = ("generate", "a panda", "--seconds", "0", "--steps", "1", "--seed", "3")
-CLIP = ("generate", "a panda waves", "--seconds", "0.5", "--steps", "1", "--seed", "4", "--negative", "rain")
+STILL = ("generate", "a panda", "-m", "nano-t2v", "--seconds", "0", "--steps", "1", "--seed", "3")
+CLIP = (
+    "generate",
+    "a panda waves",
+    "-m",
+    "nano-t2v",
+    "--seconds",
+    "0.5",
+    "--steps",
+    "1",
+    "--seed",
+    "4",
+    "--negative",
+    "rain",
+)
 
 
 @pytest.fixture

@@ -142,6 +142,38 @@ def test_edits_and_last_images(client: TestClient, house: House, clip: Path, don
     assert "--" not in json.dumps(told["nano-t2v"]["accepts"])
 
 
+def test_a_model_that_draws_from_words_names_the_one_that_takes_conditions(tmp_path: Path, clip: Path) -> None:
+    models = ("nano2-t2v", "nano2-i2v", "nano-t2v")
+    settings = ServeSettings(models=models, store=str(tmp_path / "jobs"), workers=0)
+    film = {"film": clip.read_bytes()}
+    with TestClient(create_app(settings), base_url="http://127.0.0.1") as made:
+        told = {one["id"]: one for one in made.get("/v1/models").json()["data"]}
+        assert told["nano2-t2v"]["knows"] == {"first frame": "replacement"} and told["nano2-t2v"]["extends"]
+        for one, other in (("nano2-t2v", "`nano-t2v`"), ("nano2-i2v", "`nano-i2v`")):
+            for files, values in (
+                ({"video": clip.read_bytes()}, {"strength": 0.5}),
+                ({"video": clip.read_bytes(), "mask": png()}, {}),
+                ({"image": png(), "last_image": png()}, {}),
+                ({"control": clip.read_bytes()}, {}),
+                (film, {"conditions": [{"frames": "film", "at": "end"}]}),
+                (film, {"conditions": [{"frames": "film", "at": 0, "cut": "0:9"}]}),
+                (film, {"conditions": [{"source": "film", "prompt": "a dog"}]}),
+            ):
+                refused(made, f"`{one}`", f"use {other}", model=one, files=files, **values)
+        listed = [{"frames": "film", "at": 0, "cut": "-1:"}]
+        assert asked(made, files=film, model="nano2-t2v", conditions=listed)["model"] == "nano2-t2v"
+        unnamed = {"prompt": "a cat", "steps": "1", "strength": "0.5"}
+        answer = made.post("/v1/videos", data=unnamed, files={"video": clip.read_bytes()})
+        assert answer.json()["model"] == "nano-t2v", answer.text
+        answer = made.post(
+            "/v1/videos/extensions", data={"model": "nano2-t2v", "prompt": "a cat"}, files={"video": clip.read_bytes()}
+        )
+        assert answer.status_code == 200, answer.text
+        job = made.app.state.house.store.get(answer.json()["id"])  # type: ignore[attr-defined]
+        order = Order.from_dict(job.order)
+        assert order.request["image"] and order.overlap == ""
+
+
 def test_an_extension_adds_its_seconds_to_the_last_frames(client: TestClient, house: House, done: str) -> None:
     made = asked(
         client, "/extensions", video={"id": done}, conditions=[{"frames": {"id": done}, "cut": "0:1", "at": "end"}]

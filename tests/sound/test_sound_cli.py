@@ -79,14 +79,14 @@ def test_states_need_neither_encoder_nor_trust(film: Path, tmp_path: Path, call:
 
 def test_words_become_a_clip_with_sound(model: Path, call: Call) -> None:
     code, out, err = call(
-        "generate", "a red heart", "--seconds", "0.5", "--steps", "1", "--seed", "5", "--sound", "--sound-model", model,
+        "generate", "a red heart", "--seconds", "0.7", "--steps", "1", "--seed", "5", "--sound", "--sound-model", model,
         TRUST, "-o", "heart.mp4",
     )  # fmt: skip
     assert code == 0 and out.splitlines() == ["heart.mp4"] and "audio by" in err, err
     assert streams("heart.mp4") == ["video", "audio"]
     film = mux.probe("heart.mp4")
     recipe = recipes.read(Path("heart.mp4"))
-    assert (recipe["model"], recipe["seed"], recipe["sound"]["seed"]) == ("nano-t2v", 5, 5)
+    assert (recipe["model"], recipe["seed"], recipe["sound"]["seed"]) == ("nano2-t2v", 5, 5)
     assert recipe["sound"]["model"] == str(model) and recipe["sound"]["seconds"] == pytest.approx(
         film.seconds, abs=1e-3
     )

@@ -159,6 +159,8 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     words = [
         "generate",
         "a panda waves",
+        "-m",
+        "nano-t2v",
         "--seconds",
         "0.5",
         "--steps",

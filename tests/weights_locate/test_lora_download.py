@@ -51,6 +51,6 @@ def test_a_repository_for_another_model_or_of_another_kind(command: Run, hub: Hu
     assert command("download", REPO, "-q").returncode == 0
     wrong = command(*GENERATE, str(tmp_path / "x.png"), "--lora", REPO)
     assert wrong.returncode == 2
-    assert "has 1792 inputs" in wrong.stderr and "`nano-t2v` has 256" in wrong.stderr.replace("\n", " ")
+    assert "has 1792 inputs" in wrong.stderr and "`nano2-t2v` has 256" in wrong.stderr.replace("\n", " ")
     none = command("download", "acme/no-lora")
     assert none.returncode == 2 and "`acme/no-lora` has no `lora.safetensors`" in none.stderr

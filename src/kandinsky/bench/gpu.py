@@ -23,7 +23,7 @@ from kandinsky.runtime import threads
 BUDGET_S = 570.0
 TESTS = Path(__file__).parents[3] / "tests"
 LITE_5, LITE_10, IMAGE = "kandinsky5-lite-t2v-sft-5s", "kandinsky5-lite-t2v-sft-10s", "kandinsky5-lite-t2i"
-FLASH = "kandinsky4-t2v-flash"
+FLASH, NANO = "kandinsky4-t2v-flash", "nano-t2v"
 _LITE = (
     "dit.model_dim=128", "dit.ff_dim=128", "dit.num_visual_blocks=1", "dit.num_text_blocks=1", "dit.time_dim=32",
     *SMALL_TEXT, "vae.block_out_channels=32,32,32,32", "vae.layers_per_block=1",
@@ -33,8 +33,8 @@ _FLASH = (
     "dit.in_text_dim=24", "dit.time_dim=16", "dit.model_dim=32", "dit.ff_dim=48", "dit.num_blocks=1",
     "dit.axes_dims=4,6,6", "text.num_layers=1",
 )  # fmt: skip
-TRITON = ("--attention", "triton")
-TINY = {LITE_5: _LITE, LITE_10: _LITE, IMAGE: _FLUX, FLASH: _FLASH}
+TRITON, GRAPH, COMPILED = ("--attention", "triton"), ("--backends", "blocks=graph"), ("--backends", "blocks=compiled")
+TINY = {LITE_5: _LITE, LITE_10: _LITE, IMAGE: _FLUX, FLASH: _FLASH, NANO: ()}
 
 
 def items(device: str = "cuda", *, tiny: bool = False) -> list[Item]:
@@ -52,7 +52,8 @@ def items(device: str = "cuda", *, tiny: bool = False) -> list[Item]:
         if tiny:
             more = [*(() if model == IMAGE else ("--seconds", "0")), "--steps", "1", *changes(*TINY[model])]
             more += [word for at, word in enumerate(words) if "--offload" in words[max(0, at - 1) : at + 1]]
-            more += TRITON if "--attention" in words and device != "cpu" else ()
+            for kernels in (TRITON, GRAPH, COMPILED):
+                more += kernels if device != "cpu" and kernels[1] in words else ()
         against = ("--against", "diffusers") if rival and find_spec("diffusers") else ()
         type_ = () if tiny else ("--dtype", "bfloat16")
         rounds = "1" if tiny else str(repeats)
@@ -73,6 +74,10 @@ def items(device: str = "cuda", *, tiny: bool = False) -> list[Item]:
         bench("Decoding 5 s of 768x512", LITE_5, "vae", limit_s=100, repeats=1, rival=True),
         bench("Decoding an image of 1024x1024", IMAGE, "vae", limit_s=30, rival=True),
         bench("Decoding 12 s of 672x384", FLASH, "vae", "--size", "672x384", "--seconds", "12", limit_s=40, repeats=1),
+        bench("Nano, a clip", NANO, "dit", limit_s=20),
+        bench("Nano, a clip by CUDA graphs", NANO, "dit", *GRAPH, limit_s=20),
+        bench("Image Lite by CUDA graphs", IMAGE, "dit", "--steps", "10", *GRAPH, limit_s=30),
+        bench("Image Lite, blocks compiled", IMAGE, "dit", "--steps", "10", *COMPILED, limit_s=60),
         bench("Lite, 5 s, offload module", LITE_5, "dit", "--steps", "1", "--offload", "module", limit_s=50, repeats=1),
         bench("Lite, 5 s, offload block", LITE_5, "dit", "--steps", "1", "--offload", "block", limit_s=90, repeats=1),
         bench("Qwen and CLIP, a prompt", LITE_5, "text", limit_s=60, rival=True),

@@ -15,13 +15,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from kandinsky.engine.build import COMPONENTS, bare_network, places_for
+from kandinsky.engine.build import COMPONENTS, bare_network, check_blocks, computing, places_for, shape_of
 from kandinsky.engine.context import Context
 from kandinsky.engine.options import RunOptions
 from kandinsky.engine.pipeline import GenerationPipeline
 from kandinsky.errors import BackendError, RequestError
 from kandinsky.model.card import Card, Component
 from kandinsky.model.family import Reader
+from kandinsky.runtime import tuning
+from kandinsky.runtime.compiling import compiled
 from kandinsky.runtime.placement import Placement, Precision
 from kandinsky.weights.locate import locate_parts
 from kandinsky.weights.made_up import fill
@@ -38,6 +40,7 @@ def random_pipeline(
     dtype: str | None = None,
     offload: str = "none",
     attention: str = "auto",
+    backends: str = "default",
     used: Collection[str] = COMPONENTS,
 ) -> GenerationPipeline:
     """Build a pipeline for a card, each network made at its first use, from one seed.
@@ -50,6 +53,7 @@ def random_pipeline(
         dtype: As for ``load``.
         offload: As for ``load``.
         attention: As for ``load``.
+        backends: As for ``load``, by name.
         used: Names of the networks that will run: only these are checked now, and only their packages are needed.
 
     Returns:
@@ -62,6 +66,8 @@ def random_pipeline(
     places = places_for(RunOptions(device=device))
     precision = Precision.choose(dtype, places["dit"])
     card = changed(card, changes or {})
+    choices = tuning.settle(backends, partial(shape_of, card, precision, places["dit"]))
+    check_blocks(choices, offload, places["dit"])
     builders: dict[str, Callable[[], Any]] = {}
     for part in COMPONENTS:
         component, kind = card.component(part), card.part(part)
@@ -78,9 +84,13 @@ def random_pipeline(
             builders[part] = partial(_as_it_is, kind.reader(), component, card.id, precision)
         else:
             raise BackendError(f"component `{component.kind}` cannot be made with random weights")
+    if choices.blocks == "compiled":
+        builders["dit"] = partial(compiled, builders["dit"])
     placement = Placement(builders, device=places["dit"], places=places, offload=offload)
     name = f"{card.id} (random weights)"
-    return GenerationPipeline(Context(card, placement, precision, attention=attention, name=name))
+    return GenerationPipeline(
+        Context(card, placement, precision, attention=attention, name=name, **computing(choices, precision))
+    )
 
 
 def _as_it_is(read: Reader, component: Component, model: str, precision: Precision) -> Any:

@@ -145,6 +145,7 @@ def bench(
     dtype: str | None = None,
     offload: str = "none",
     attention: str = "auto",
+    backends: str = "default",
     random_weights: bool = False,
     changes: Mapping[str, Any] | None = None,
     against: str | None = None,
@@ -162,6 +163,7 @@ def bench(
         dtype: As for ``load``.
         offload: As for ``load``.
         attention: As for ``load``.
+        backends: As for ``load``.
         random_weights: Fill the networks with noise, without any files. On CPU, if ``changes`` is None, as much is
             measured as is feasible; see ``shortening.py``.
         changes: Hyper-parameters to replace, with random weights only; see ``random_weights.random_pipeline``.
@@ -194,11 +196,11 @@ def bench(
             short = shorten(card, request, device=device, dtype=dtype, offload=offload)
             changes, request = short.changes, request | short.request
         pipe = random_pipeline(
-            card, changes=changes, device=device, dtype=dtype, offload=offload, attention=attention,
+            card, changes=changes, device=device, dtype=dtype, offload=offload, attention=attention, backends=backends,
             used={"vae" if name == "write" else name for name in stages},
         )  # fmt: skip
     else:
-        pipe = load(model, device=device, dtype=dtype, offload=offload, attention=attention)
+        pipe = load(model, device=device, dtype=dtype, offload=offload, attention=attention, backends=backends)
     resolved = pipe.resolve(Request(model=pipe.card.id, prompt=prompt, seed=0, **request))
     taken = time.perf_counter() - begun
     loaded = Stage("load", (taken,), taken, 0.0, 0, peak_bytes(pipe.placement.device("dit")))

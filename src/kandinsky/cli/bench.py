@@ -18,7 +18,7 @@ from kandinsky.model.values import Request
 
 ASKED = Flags(Request, only=("seconds", "steps", "guidance"))
 TRAIN = "train"  # in the place of a model
-RUN = Flags(RunOptions, only=("device", "dtype", "offload", "attention"))
+RUN = Flags(RunOptions, only=("device", "dtype", "offload", "attention", "backends"))
 
 
 @rendered(asked=ASKED, run=RUN)

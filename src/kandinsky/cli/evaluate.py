@@ -77,9 +77,16 @@ def nano(
     groups: Annotated[
         list[str] | None, typer.Option("--group", help="Only this group, such as `en label`; may be repeated.")
     ] = None,
-    cache: Annotated[Path, typer.Option("--folder", help="Where `kandinsky data nano` put the clips.")] = Path(
-        ".cache/nano"
-    ),
+    cache: Annotated[
+        Path | None,
+        typer.Option(
+            "--folder",
+            "--data",
+            metavar="FOLDER",
+            help="Where `kandinsky data nano` put the clips; default: .cache/nano. Nano 2 does without, but for "
+            "fidelity.",
+        ),
+    ] = None,
     sheet: Annotated[
         Path | None, typer.Option("--sheet", help="Write a contact sheet of some clips to this file.")
     ] = None,

@@ -6,8 +6,9 @@ import contextlib
 import gc
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -165,6 +166,10 @@ def generate(
     if prompt == STDIN and prompts is None:
         prompt = read_input("the prompt", longest=LONGEST_PROMPT).strip()
     request = Request(model=model, prompt=prompt or "", width=width, height=height, **asked)
+    is_default = model == catalogue.DEFAULT_MODEL and not is_typed(context, "model")
+    if is_default and (other := _giving_way(source, [request], quiet=quiet)) is not None:
+        source, model = other, other.name
+        request = replace(request, model=model)
     if source.card.does.makes == "sound":
         from kandinsky.cli.sound import SoundModel, generate_sound, refuse
 
@@ -217,6 +222,13 @@ def generate(
             rows = parse_prompts(read_input("prompts", errors="surrogateescape"))
         else:
             rows = read_prompts(prompts)
+        asking = []
+        for row in rows if is_default else []:
+            with contextlib.suppress(RequestError):  # told of where the row is planned
+                asking.append(row.request(request))
+        if (other := _giving_way(source, asking, quiet=quiet)) is not None:
+            source, loading = other, Loading(other, options)
+            request = replace(request, model=other.name)
         items, settled = plan_items(rows, request, loading, count=count, output=output, sheet=sheet, form=form)
         jobs = [item.job for item in items]
     else:
@@ -285,6 +297,18 @@ def generate(
         if is_alone and not no_server and _is_handed(loading, request, jobs[0], targets[0], tell=tell, quiet=quiet):
             return
         _run(loading, jobs, targets, sheets, layout=layout, sound=chained, tell=tell, quiet=quiet)
+
+
+def _giving_way(source: catalogue.Source, requests: Sequence[Request], *, quiet: bool) -> catalogue.Source | None:
+    """The model that the default one names for conditions that it does not take, where a request asks for some."""
+    from kandinsky.engine.conditions import lacks
+
+    name = source.card.conditions_with
+    if not name or not any(lacks(request, source.card) for request in requests):
+        return None
+    if not quiet:
+        say(f"note: `{name}` is used, since `{source.name}` does not take all conditions that are asked for")
+    return catalogue.source_of(name)
 
 
 def _run(

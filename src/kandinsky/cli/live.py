@@ -276,6 +276,9 @@ def _shown(output: str | None) -> Iterator[Show]:
     Raises:
         RequestError: Nothing can be shown there.
     """
+    from kandinsky.engine.timeline import Record
+    from kandinsky.files import replacing
+    from kandinsky.media import recipe as recipes
     from kandinsky.media import terminal, y4m
 
     if output is None:
@@ -310,22 +313,30 @@ def _shown(output: str | None) -> Iterator[Show]:
     except OSError as error:
         raise RequestError(f"`{escaped(output)}` cannot be written: {error.strerror}") from error
     begun = False
+    is_file = output != STDOUT and Path(output).is_file()  # and no pipe or device
+    record = Record()
     with sink:
 
         def write(piece: Video) -> None:
             nonlocal begun
             if not begun:
-                if output != STDOUT and Path(output).is_file():
+                if is_file:
                     sink.truncate(0)
+                    recipes.beside(output).unlink(missing_ok=True)
                 height, width = piece.frames.shape[1:3]
                 sink.write(y4m.header(width, height, piece.fps))
                 begun = True
             for frame in y4m.frames(piece.frames):
                 sink.write(frame)
             sink.flush()
+            if is_file:
+                record.take(piece)
 
         try:
             yield write
         finally:
             if is_new and not begun:
                 Path(output).unlink(missing_ok=True)
+            if (recipe := record.recipe) is not None:
+                with replacing(recipes.beside(output)) as path:
+                    path.write_text(recipes.to_text(recipe) + "\n", encoding="ascii")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any
 
 import typer
@@ -34,14 +35,15 @@ def tune(
         return
     if not show:
         from kandinsky import catalogue
-        from kandinsky.engine.build import places_for, shape_of
+        from kandinsky.engine.build import places_for, shape_of, ways_of
         from kandinsky.runtime.placement import Precision
 
         card = catalogue.source_of(chosen_model(context, model, same)).card
         options = RunOptions(**run)
         options.check()
         device = places_for(options, card.components)["dit"]
-        tuning.tune(shape_of(card, Precision.choose(options.dtype, device), device))
+        precision = Precision.choose(options.dtype, device)
+        tuning.tune(shape_of(card, precision, device), partial(ways_of, card, precision, device))
     found = tuning.answers()
     if as_json:
         emit_json(found, indent=1)

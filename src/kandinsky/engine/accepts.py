@@ -59,6 +59,9 @@ def _of_clips(card: Card) -> Iterator[tuple[str, str]]:
         yield "image", f"optional: {_IMAGE_IS['frames']}, {_WAYS[way]}; it {_FITS[clip.fit]}"
     if (way := task.knows.get("frames")) is not None:
         yield "conditions", f"frames known anywhere, {_WAYS[way]}; last_image is the last one"
+    elif card.conditions_with:
+        others = "other known frames, videos to change, controls and references"
+        yield "conditions", f"a first frame alone; `{card.conditions_with}` takes {others}"
     if (way := task.knows.get("source")) is not None:
         how = "strength, mask, span, place" + (", source_prompt" if card.sampling.sampler == FLOW else "")
         yield "video", f"to be changed by {how}, {_WAYS[way]}"
@@ -109,7 +112,7 @@ def _of_time(card: Card) -> Iterator[tuple[str, str]]:
     elif clip.max_seconds:
         still = ", where 0 makes a still image" if clip.min_seconds == 0 else ""
         yield "seconds", f"{clip.min_seconds:g} to {clip.max_seconds:g}{still}; default {clip.seconds:g}"
-        if clip.overlap != 0 and "frames" in card.does.knows:
+        if clip.overlap != 0 and card.goes_on:
             known = f"{default_overlap(card):.3g}"
             yield "longer clips", f"up to {LONGEST:g} s in windows that share {known} s"
         yield "frame rate", f"{clip.fps:g} frames a second, fixed"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
@@ -28,6 +29,7 @@ from kandinsky.ops.attention import AttentionSpec
 from kandinsky.ops.lora import layer_shapes
 from kandinsky.runtime import quantise, tuning
 from kandinsky.runtime.adapters import Adapters, load_loras
+from kandinsky.runtime.compiling import compiled
 from kandinsky.runtime.parallel import launch
 from kandinsky.runtime.parallel.launch import World
 from kandinsky.runtime.parallel.layout import Layout, settle
@@ -118,6 +120,7 @@ def build(
     card = options.applied_to(card)
     team = _team(card, options.parallel, options.attention, places["dit"])
     choices = _choices(card, options.backends, precision, places["dit"], team)
+    check_blocks(choices, options.offload or "none", places["dit"], team)
     if team.layout.cuts_weights:
         check_whole(team.layout, offload=options.offload or "none", lora=options.lora, quantize=bool(schemes))
     split = card.part("dit").split
@@ -141,6 +144,8 @@ def build(
             builders[part] = partial(
                 team.build, builders[part], precision.compute, None if split is None else split.rules
             )
+            if choices.blocks == "compiled":
+                builders[part] = partial(compiled, builders[part])
     placement = Placement(
         builders,
         device=places["dit"],
@@ -155,13 +160,16 @@ def build(
         settings = {"dtype": precisions["text"].name, "device": places["text"].type, "quantize": schemes.get("text")}
         store = open_store(card.text, found["text"], weights, settings, options.text_cache)
     # the attention that was chosen is in the recipe as any other
-    named = {"quantize": schemes, "tiling": options.tiling, "backends": str(tuning.Choices(linear=choices.linear))}
+    named = {
+        "quantize": schemes,
+        "tiling": options.tiling,
+        "backends": str(dataclasses.replace(choices, attention=None)),
+    }
     return Context(
         card,
         placement,
         precision,
         attention=options.attention,
-        dense_backend=choices.attention or "auto",
         name=name or card.id,
         revision=revision(card.dit, root=root),
         noise_device=noise_device,
@@ -170,7 +178,7 @@ def build(
         text_store=store,
         settings={key: value for key, value in named.items() if value},
         team=team,
-        within=partial(tuning.within, choices, precision.compute),
+        **computing(choices, precision),
     )
 
 
@@ -197,12 +205,40 @@ def _choices(card: Card, backends: str, precision: Precision, device: torch.devi
     Raises:
         RequestError: They are no choices, or measured for models of another kind.
     """
-    work = partial(shape_of, card, precision, device)
+    work, more = partial(shape_of, card, precision, device), partial(ways_of, card, precision, device)
     if backends != tuning.TUNED or team.size == 1:
-        return tuning.settle(backends, work)
+        return tuning.settle(backends, work, more)
     shape = work()  # refused on all, or on none
-    told = team.agree(str(tuning.settle(backends, lambda: shape)) if team.is_first else None)
+    told = team.agree(str(tuning.settle(backends, lambda: shape, more)) if team.is_first else None)
     return tuning.settle(told or tuning.DEFAULT, work)
+
+
+def computing(choices: tuning.Choices, precision: Precision) -> dict[str, Any]:
+    """Choices of backends as fields of ``Context``."""
+    return {
+        "dense_backend": choices.attention or "auto",
+        "within": partial(tuning.within, choices, precision.compute),
+        "together": choices.together,
+        "graphs": choices.blocks == "graph",
+    }
+
+
+def check_blocks(choices: tuning.Choices, offload: str, device: torch.device, team: Team | None = None) -> None:
+    """Refuse a choice of `blocks` that cannot run so.
+
+    Raises:
+        RequestError: The blocks come and go, or are shared.
+        BackendError: A CUDA graph was asked for elsewhere.
+    """
+    if choices.blocks in (None, "eager"):
+        return
+    if offload == "block" or (team is not None and (team.layout.cuts_weights or team.layout.context > 1)):
+        raise RequestError(
+            f"backends `blocks={choices.blocks}` need all blocks on one device: use `--offload none` or `module`, and "
+            "processes that share only passes or clips (`cfg`, `data`)"
+        )
+    if choices.blocks == "graph" and device.type != "cuda":
+        raise BackendError(f"backends `blocks=graph` need CUDA, not `{device.type}`: use `compiled` or `eager`")
 
 
 def _quantised(builder: Callable[[], Any], scheme: str, device: torch.device) -> Any:
@@ -226,6 +262,13 @@ def shape_of(card: Card, precision: Precision, device: torch.device) -> tuning.S
     widths = Counter(inputs for _, inputs in linear_shapes(card).values())
     width = widths.most_common(1)[0][0] if widths else 1
     return tuning.Shape(demand.tokens, width, demand.heads, precision.name, device.type)
+
+
+def ways_of(card: Card, precision: Precision, device: torch.device, shape: tuning.Shape) -> tuning.Ways:
+    """The ways of choices that are measured by a few blocks of the card's own network."""
+    from kandinsky.engine import probe
+
+    return probe.ways(card, precision, device, shape.tokens)
 
 
 def linear_shapes(card: Card) -> dict[str, tuple[int, ...]]:

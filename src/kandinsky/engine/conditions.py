@@ -25,6 +25,7 @@ from kandinsky.model.checks import shown
 from kandinsky.model.condition import FIRST_FRAME, Condition, Kept, Span
 from kandinsky.model.given import (
     END,
+    KINDS,
     Control,
     Frames,
     Given,
@@ -111,7 +112,10 @@ def opened(request: Request, card: Card) -> tuple[Opened, ...]:
     found = []
     for one in asked:
         branch = branch_of(one, files, card) if isinstance(one, Control | Reference) else None
-        found.append(Opened(one, open_clip(one.data, None if isinstance(one, Reference) else one.cut), branch))
+        clip = open_clip(one.data, None if isinstance(one, Reference) else one.cut)
+        if isinstance(one, Frames) and "frames" not in card.does.knows and len(clip.times_s) > 1:
+            raise RequestError(_not_taken("frames", card))
+        found.append(Opened(one, clip, branch))
     if unused := [one for one in files if one not in [each.branch for each in found]]:
         raise RequestError(
             f"branch `{escaped(unused[0].path)}` is told a {unused[0].kind}, and none is given that it is for: give "
@@ -223,30 +227,60 @@ def _check_taken(one: Given, card: Card) -> None:
         kind = CONTROL if isinstance(one, Control) else REFERENCE
         if kind not in card.part("dit").branches:
             raise RequestError(
-                f"`{card.id}` takes no {kind}, since no branch can stand beside its network: leave it out, or use a "
-                "model of Kandinsky 4 or 5",
+                f"`{card.id}` takes no {kind}, since no branch can stand beside its network: leave it out, or use "
+                f"{instead_of(card) or 'a model of Kandinsky 4 or 5'}",
                 hint="`kandinsky models` lists them all",
             )
         if card.roll is not None:
             raise RequestError(f"`{card.id}` makes its frames along time and takes no {kind} yet: leave it out")
         return
     what: What = "source" if isinstance(one, Source) else "frames"
-    if what in card.does.knows:
+    if what in card.does.knows or (card.knows_first_alone and _begins(one)):
         return
+    raise RequestError(_not_taken(what, card), hint="`kandinsky models` lists them all")
+
+
+def lacks(request: Request, card: Card) -> bool:
+    """Whether a request asks for conditions that a model does not take; no file is opened.
+
+    Args:
+        request: The request.
+        card: The model.
+    """
+    takes = {*card.does.knows, *card.part("dit").branches}
+    needs = {next(name for name, kind in KINDS.items() if isinstance(one, kind)) for one in request.conditions}
+    needs |= {"source"} if request.video is not None or request.upscale is not None else set()
+    needs |= {"frames"} if request.last_image is not None else set()
+    needs |= {kind for kind in (CONTROL, REFERENCE) if getattr(request, kind) is not None}
+    return not needs <= takes
+
+
+def _begins(one: Given) -> bool:
+    """Whether frames stand at the beginning of the result; how many they are is seen in their file."""
+    return isinstance(one, Frames) and one.at != END and moment(one.at, "at")[0] == 0
+
+
+def _not_taken(what: What, card: Card) -> str:
+    """Why a model is given no video to change, or no known frames, and what to do."""
+    other = instead_of(card) or "a model for `text-to-video` or `image-to-video`"
+    if what == "frames" and card.knows_first_alone:
+        return (
+            f"`{card.id}` goes on from a first frame, and takes no other known frames: give a single one at 0, or use "
+            f"{other}"
+        )
     named = "video to change" if what == "source" else "known frames"
-    raise RequestError(
-        f"`{card.id}` takes no {named}: leave it out, or use a model for `text-to-video` or `image-to-video`",
-        hint="`kandinsky models` lists them all",
-    )
+    return f"`{card.id}` takes no {named}: leave it out, or use {other}"
+
+
+def instead_of(card: Card) -> str:
+    """The model that takes the conditions that this one does not, for a message; empty if its card names none."""
+    return f"`{card.conditions_with}`, which does" if card.conditions_with else ""
 
 
 def first_is_known(conditions: Sequence[Opened]) -> bool:
     """Whether the first frame of the result follows a condition."""
     asked = [one.asked for one in conditions]
-    return any(
-        isinstance(one, Source) or (isinstance(one, Frames) and one.at != END and moment(one.at, "at")[0] == 0)
-        for one in asked
-    )
+    return any(isinstance(one, Source) or _begins(one) for one in asked)
 
 
 def seconds_of(conditions: Sequence[Opened], card: Card) -> float | None:
@@ -308,7 +342,8 @@ def laid(
         elif isinstance(one.asked, Control):
             found.append(_laid_control(one, one.asked, shape, card, fit))
         elif isinstance(one.asked, Reference):
-            found.append(_told_to_branch(one, one.asked, fit_clip(one.clip, [0], fit(one.clip.first))))
+            seen = _as_trained(one, card, fit_clip(one.clip, [0], fit(one.clip.first)))
+            found.append(_told_to_branch(one, one.asked, seen))
         else:
             found.append(_laid_frames(one.asked, one.clip, shape, card, fit))
     source = next((one for one in found if one.kind == "init"), None)
@@ -338,7 +373,7 @@ def _laid_frames(
         "frames",
         fit_clip(clip, wanted, fit(clip.first)),
         span,
-        way=card.does.knows["frames"],
+        way=card.does.knows.get("frames") or card.does.knows["first frame"],
         context=min(span.start, 1),
         asked={"at": asked.at} | ({} if asked.cut is None else {"cut": asked.cut}),
     )
@@ -529,6 +564,23 @@ def _laid_control(
         )
     used = fit_clip(clip, [0] * frames if clip.is_image else range(frames), fit(clip.first))
     return _told_to_branch(opened, asked, used)
+
+
+def _as_trained(opened: Opened, card: Card, data: FittedClip) -> FittedClip:
+    """A reference before the ground that the card's own branch has seen images on."""
+    if card.references_on != "white" or opened.branch is None or not opened.branch.is_own:
+        return data
+    from kandinsky.media.grounds import on_white
+
+    image = data.frames_THWC[0]
+    changed = on_white(image)
+    if changed is None:
+        log.warning("the reference %s has no plain ground: `%s` follows drawings on white, so cut the subject out",
+                    opened.clip.what, card.id)  # fmt: skip
+        return data
+    if changed is not image:
+        log.info("the reference %s is put on white, as `%s` was trained", opened.clip.what, card.id)
+    return replace(data, frames_THWC=changed[None])
 
 
 def _told_to_branch(opened: Opened, asked: Control | Reference, data: FittedClip) -> Condition:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -22,12 +23,15 @@ from kandinsky.model.family import Part
 from kandinsky.ops.attention import AttentionSpec
 from kandinsky.ops.native import library
 from kandinsky.runtime.adapters import Adapters
+from kandinsky.runtime.graphs import Graphed
 from kandinsky.runtime.parallel.team import Team
 from kandinsky.runtime.placement import Placement, Precision
 
 if TYPE_CHECKING:
     from kandinsky.engine.request import Job
     from kandinsky.text.store import TextStore
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -51,6 +55,8 @@ class Context:
         settings: Further entries of every recipe.
         team: The processes that work together; each makes the same calls and gets the same results.
         within: What the denoiser is called within, such as chosen backends.
+        together: As in ``Pass``.
+        graphs: Whether sampling is played as CUDA graphs where it can be.
         cancelling: Set by any thread to stop the current run.
     """
 
@@ -69,6 +75,8 @@ class Context:
     settings: Mapping[str, Any] = field(default_factory=dict)
     team: Team = field(default_factory=Team)
     within: Callable[[], AbstractContextManager[None]] = nullcontext
+    together: bool | None = None
+    graphs: bool = False
     cancelling: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
@@ -80,12 +88,22 @@ class Context:
         """What the family says of a network, by its name in the card."""
         return self.card.part(name)
 
-    def computing(self, denoiser: Denoising[X]) -> Denoising[X]:
-        """A guided denoiser whose calls run ``within``."""
+    def computing(self, denoiser: Denoising[X], *, is_steady: bool = False) -> Denoising[X]:
+        """A guided denoiser whose calls run ``within``.
+
+        Args:
+            denoiser: Of one sampling.
+            is_steady: Whether all its calls do the same work on its device, so that they can be recorded.
+        """
+        run = denoiser
+        if self.graphs and is_steady:
+            run = Graphed(denoiser)
+        elif self.graphs:
+            log.info("calls are not recorded as a CUDA graph: something between the blocks looks at what they give")
 
         def called(x: X, t: Tensor) -> X:
             with self.within():
-                return denoiser(x, t)
+                return run(x, t)
 
         return called
 

@@ -279,6 +279,7 @@ def _sampled(
         seeds=[chunk_seed(job.seed, window.number)],
         tiles=None if second is None else second.tiles,
         strength=None if second is None else second.strength,
+        since=long.since(window, job.fps, context.card.clip.temporal),
     )
     with closing(walk):
         while True:

@@ -581,6 +581,7 @@ def denoise(
     kept: KeptBlocks | None = None,
     tiles: Tiles | None = None,
     strength: float | None = None,
+    since: int = 0,
 ) -> Generator[Step, None, State]:
     """Denoise to latents, float32, under text embeddings and what is known.
 
@@ -598,6 +599,7 @@ def denoise(
         kept: Records what block-sparse attention keeps.
         tiles: In which parts the network sees the state; it sees all of it by default.
         strength: The time that sampling begins at, where ``known`` has what it begins from; the job's by default.
+        since: See ``Pass``.
 
     Yields:
         Sampling steps.
@@ -654,6 +656,8 @@ def denoise(
                 kept=kept,
                 # a reference is what guidance strengthens, as it does the prompt
                 branches=tuple(one for kind, one in besides if kind == CONTROL or branch != "unconditional"),
+                since=since,
+                together=context.together,
             )
             return bind()(net, known, run)
 
@@ -682,10 +686,12 @@ def denoise(
             of_source = team.guide(Guidance(1.0), bound(_own_states(source, clips, own), "source"), None)
             guided = FlowEdit(guided, of_source, known.begin, drawn, known.pin)
             follows = Following(known, state, lambda clean, noise, t: clean, times[-1])
+        # what looks at numbers, or is another work at another step, is not
+        is_steady = not cache and not besides and tiles is None and source is None and team.size == 1
         latents: State = yield from watched(
             context,
             steps(
-                context.computing(guided),
+                context.computing(guided, is_steady=is_steady),
                 follows.begin(times[start]),
                 times,
                 step=walk,

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import bisect
 import hashlib
+import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kandinsky.errors import RequestError
+from kandinsky.media import recipe as recipes
 from kandinsky.model.timeline import Play, Shows, prompt_of
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from kandinsky.model.values import Video
+
 log = logging.getLogger(__name__)
+OF_PIECES = ("chunk", "start", "action", "unused_words")  # of a piece's recipe, which that of a clip does not have
+ENTRY = 60  # characters of a prompt's place in a recipe, and of its action
+LONGEST = recipes.MOST_CHARACTERS // 2  # of prompts; the names of LoRAs and all else need the rest
 # settings of a stream that a replay gives again
 GIVEN = ("width", "height", "steps", "guidance", "shift", "negative_prompt", "seed")
 
@@ -47,6 +54,9 @@ class Timeline:
         Args:
             frames: Those that were saved, uint8, whose digest tells whether a replay is the same.
         """
+        return self._told(digest(frames))
+
+    def _told(self, sha256: str) -> dict[str, Any]:
         return {
             "timeline": [
                 {"frame": begin, "prompt": prompt_of(shows)}
@@ -55,8 +65,48 @@ class Timeline:
             ],
             "first_frame": self.first_frame,
             "frames": self.frames,
-            "frames_sha256": digest(frames),
+            "frames_sha256": sha256,
         }
+
+
+class Record:
+    """What a stream shows, piece by piece, for the recipe of the file that it goes to; of its frames a digest is kept.
+
+    ``recipe`` is what a clip that was saved from a live session says, or the one that is made again.
+    """
+
+    def __init__(self) -> None:
+        self.frames = 0
+        self._prompts: list[tuple[int, Shows]] = []
+        self._last: dict[str, Any] = {}
+        self._fps = 0.0
+        self._size = 0
+        self._digest = hashlib.sha256()
+
+    def take(self, piece: Video) -> None:
+        """Hear of the next piece."""
+        recipe = dict(piece.recipe)
+        if "timeline" not in recipe and self._size <= LONGEST:
+            action = recipe.get("action")
+            shows: Shows = recipe["prompt"] if action is None else Play(recipe["prompt"], action)
+            if not self._prompts or self._prompts[-1][1] != shows:
+                self._prompts.append((self.frames, shows))
+                self._size += len(json.dumps(recipe["prompt"])) + ENTRY
+                if self._size > LONGEST:  # a stream without end must not grow
+                    self._prompts.clear()
+        self._digest.update(piece.frames.tobytes())
+        self.frames += len(piece)
+        self._last, self._fps = recipe, piece.fps
+
+    @property
+    def recipe(self) -> dict[str, Any] | None:
+        """The recipe of all that was taken; None for nothing, or where more was asked than a recipe has room for."""
+        if "timeline" in self._last or not self._prompts:
+            return self._last if "timeline" in self._last else None
+        told = {name: value for name, value in self._last.items() if name not in OF_PIECES}
+        told["prompt"] = prompt_of(self._prompts[0][1])
+        line = Timeline(tuple(self._prompts), 0, self.frames)
+        return told | {"seconds": self.frames / self._fps} | line._told(self._digest.hexdigest())
 
 
 def digest(frames: Iterable[np.ndarray]) -> str:

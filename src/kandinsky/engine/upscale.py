@@ -122,11 +122,8 @@ def wanted_size(request: Request, card: Card, base: tuple[int, int] | None) -> t
 
 
 def can_upscale(card: Card) -> bool:
-    """Whether a model can make clips larger: it takes a video to change, makes all of it at once, and parts of it too.
-
-    A model of whole scenes, which has no windows, would draw the scene again in each tile.
-    """
-    return "source" in card.does.knows and card.keyframes is None and card.roll is None and card.clip.overlap != 0
+    """Whether a model can make clips larger: it takes a video to change, and makes all of it at once."""
+    return "source" in card.does.knows and card.keyframes is None and card.roll is None
 
 
 def check_upscale(request: Request, card: Card) -> None:
@@ -140,11 +137,11 @@ def check_upscale(request: Request, card: Card) -> None:
             raise RequestError("`upscale_strength` is of a second stage, and none was asked for: give `upscale=2`")
         return
     if not can_upscale(card):
-        whole = "source" in card.does.knows and card.clip.overlap == 0
-        why = "it makes its clips as a whole and not in tiles" if whole else "it takes no video to change"
+        other = card.conditions_with
+        instead = f"`{other}`, which can" if other else "a model for `text-to-video` or `image-to-video`"
         raise RequestError(
-            f"`{card.id}` cannot make its result larger in a second stage, since {why}: leave "
-            "`upscale=…` out, or use a model for `text-to-video` or `image-to-video`",
+            f"`{card.id}` cannot make its result larger in a second stage, since it takes no video to change: leave "
+            f"`upscale=…` out, or use {instead}",
             hint="`kandinsky models` lists them all",
         )
     strength = request.upscale_strength

@@ -84,6 +84,11 @@ class Long:
             found |= {"prompt_at": [one.plain() for one in self.asked], "fade": self.script.fade}
         return found | ({"loop": True} if self.loop else {})
 
+    def since(self, window: Window, fps: float, temporal: int) -> int:
+        """For how many frames the latest prompt of what a window makes has held before the window's first frame."""
+        began = (latent_of(begin, fps, temporal) for begin, _ in self.script.changes)
+        return window.start - max(frame for frame in began if frame <= window.known)
+
     def prompts_of(self, window: Window, fps: float, temporal: int) -> dict[str, float]:
         """The mean share of each prompt over what a window makes."""
         first, end = pixels_of(window.makes, temporal)
@@ -123,6 +128,9 @@ def long_of(request: Request, prompt: str, length: float, shape: VideoShape, car
         raise RequestError("clips made in windows take their prompts as they are: leave `expand` out")
     if request.fade is not None and not request.prompt_at:
         raise RequestError("`fade` is between prompts, and there is one: give `prompt_at=…`, or leave it out")
+    if request.fade and not card.part("text").mixes:
+        change = card.clip.temporal / card.clip.fps
+        raise RequestError(f"`{card.id}` goes from one prompt to the next in {change:.2g} s: leave `fade` out")
     clip = card.clip
     step, unit = clip.temporal, clip.frame_step // clip.temporal
     longest = longest_of(card)
@@ -139,8 +147,7 @@ def long_of(request: Request, prompt: str, length: float, shape: VideoShape, car
     if request.loop and total < 3:
         raise RequestError(f"{length:g} s are too short to loop: use {(2 * step + 1) / clip.fps:.3g} and more")
     script = timeline(prompt, request.prompt_at, length=shape.frames / clip.fps, fps=clip.fps, fade=request.fade)
-    # each holds from the nearest border of a group of pixel frames on
-    changes = [max(0, round((begin * clip.fps - 1) / step) + 1) if begin else 0 for begin, _ in script.changes]
+    changes = [latent_of(begin, clip.fps, step) for begin, _ in script.changes]
     # a clip begins with a frame alone and a group, or as many as its grid has, and these see one prompt
     first = min(total, unit + 1)
     for (begin, text), a, b in zip(script.changes, changes, [*changes[1:], total], strict=True):
@@ -160,6 +167,11 @@ def long_of(request: Request, prompt: str, length: float, shape: VideoShape, car
     if tail and made[-1].start + made[-1].known <= tail:
         raise RequestError(f"{length:g} s are too short to loop: use more seconds")
     return Long(made, known, script, tuple(request.prompt_at), request.loop)
+
+
+def latent_of(begin: float, fps: float, temporal: int) -> int:
+    """The frame that a prompt holds from: that at the nearest border of a group of pixel frames."""
+    return max(0, round((begin * fps - 1) / temporal) + 1) if begin else 0
 
 
 def in_one_go(shape: VideoShape, card: Card, prompt: str = "") -> Long:
@@ -187,7 +199,7 @@ def check_able(request: Request, card: Card, length: float) -> None:
             f"`{card.id}` is autoregressive and makes no windows: stream it, in any length, with prompts that change",
             hint="`kandinsky live` and `Pipeline.stream` do",
         )
-    if card.keyframes is not None or "frames" not in card.does.knows or clip.overlap == 0:
+    if card.keyframes is not None or not card.goes_on or clip.overlap == 0:
         whole = f"use {clip.min_seconds:g} to {clip.max_seconds:g}, since its clips are made as a whole"
         if asked:
             raise RequestError(

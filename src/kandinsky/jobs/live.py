@@ -17,12 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kandinsky.engine.timeline import Timeline
+from kandinsky.engine.timeline import ENTRY, LONGEST, OF_PIECES, Timeline
 from kandinsky.errors import BackendError, Cancelled, KandinskyError, RequestError
 from kandinsky.jobs import job_files, results
 from kandinsky.jobs.live_line import KEPT_S, Line
 from kandinsky.media import packets
-from kandinsky.media import recipe as recipes
 from kandinsky.model.timeline import Play, Shows, prompt_of
 from kandinsky.model.values import Video, VideoStream
 
@@ -36,9 +35,6 @@ KEPT_BYTES = 512_000_000  # of the newest frames at most, for saving
 SPARE_S = 0.1  # a chunk is begun so much sooner than it has to be
 AHEAD = 2  # chunks that wait to be packed
 SAVES = 2  # that may wait
-OF_PIECES = ("chunk", "start", "action", "unused_words")  # of a recipe, which a saved clip does not have
-ENTRY = 60  # characters of a prompt's place in a recipe, and of its action
-LONGEST_TIMELINE = recipes.MOST_CHARACTERS // 2  # the names of LoRAs and all else need the rest
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +105,7 @@ class Prompter:
             if self.can_be_told and (not self.timeline or self.timeline[-1][1] != shows):
                 self._told += len(json.dumps(self._prompt)) + ENTRY
                 self.timeline.append((round(at * self.fps), shows))
-                if self._told > LONGEST_TIMELINE:  # a session without end must not grow
+                if self._told > LONGEST:  # a session without end must not grow
                     self.can_be_told = False
                     self.timeline.clear()
             return shows

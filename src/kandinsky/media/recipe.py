@@ -7,6 +7,7 @@
 | .webp | EXIF ImageDescription, JSON |
 | .png | a tEXt chunk named `kandinsky`, JSON |
 | a folder of frames | the tEXt chunk of each frame |
+| .y4m | a file beside it, `NAME.y4m.json`: FFmpeg reads no header of more than 128 characters |
 
 A file may come from anywhere, so its contents are checked: every recipe that leaves this module is a ``Recipe``.
 """
@@ -38,6 +39,7 @@ MOST_CHARACTERS = 2**20  # Pillow's limit for text in a PNG
 _DEEPEST = 64  # depth of recipes within recipes
 # the smallest numbers that make sense
 _LEAST = {"seed": 0, "seconds": 0, **dict.fromkeys(("width", "height", "frames", "steps", "windows"), 1)}
+RAW = ".y4m"
 IMAGES = (".gif", ".webp", ".png", ".jpg", ".jpeg")
 _VERSIONED = ("torch", "transformers", "diffusers", "tokenizers", "numpy", "av")
 
@@ -301,6 +303,11 @@ def needs(recipe: Recipe, *keys: str) -> None:
             raise RequestError(f"the recipe has no `{key}`")
 
 
+def beside(path: str | Path) -> Path:
+    """The file of the recipe of raw video, which holds none itself: `x.y4m.json` for `x.y4m`."""
+    return Path(f"{path}.json")
+
+
 def read(path: Path) -> Recipe:
     """Read the recipe stored in a result.
 
@@ -322,6 +329,7 @@ def read(path: Path) -> Recipe:
     if not path.is_file():
         raise RequestError(f"`{path}` is not a file" if path.exists() else f"`{path}` does not exist")
     readers = dict.fromkeys(container.FORMATS, _of_container) | dict.fromkeys(IMAGES, _of_image)
+    readers[RAW] = _of_raw
     reader = readers.get(path.suffix.lower())
     if reader is None:
         raise RequestError(f"`{path}` is of no kind that carries a recipe: {', '.join(sorted(readers))}")
@@ -477,6 +485,18 @@ def _of_container(path: Path) -> str | None:
     with container.reading(path, "file") as opened_:
         tags = {key.lower(): value for key, value in opened_.metadata.items()}
     return tags.get("comment")
+
+
+def _of_raw(path: Path) -> str | None:
+    place = beside(path)
+    try:
+        with place.open(encoding="ascii", errors="replace") as file:
+            return file.read(MOST_CHARACTERS + 1)
+    except OSError as error:
+        raise RequestError(
+            f"raw video carries no recipe, and `{place}`, where the one of `{path}` would be, cannot be read "
+            f"({error.strerror}): give a file that carries one, such as .mp4, .webm or .png"
+        ) from error
 
 
 def _of_image(path: Path) -> str | None:

@@ -33,7 +33,7 @@ BASES, TABLES = "_bases", "_tables"
 FITS = ("list", "area", "within")
 Families = Callable[[str], Family]
 WHOLE = "./"  # all files of a repository
-DEFAULT_MODEL = "nano-t2v"
+DEFAULT_MODEL = "nano2-t2v"
 UNPUBLISHED = "unpublished"
 DEFAULT_SOUND, FULL_SIZE_SOUND = "nano-v2a", "kandinsky4-v2a"
 
@@ -54,7 +54,7 @@ class FileSet:
         bytes: Download size, for `kandinsky plan`.
         dtype: Type of the numbers in the files, also for the plan.
         gated: Whether the hub requires a token and an accepted licence.
-        loaded: Bytes that are kept in memory, if less than the size of the files.
+        loaded: Bytes that are kept in memory, if not as many as the files have.
     """
 
     repo: str
@@ -368,10 +368,12 @@ class Card:
         keyframes: For models that generate keyframes first.
         sound: For models that generate audio.
         sounds_with: The model that generates audio for this one's clips.
+        conditions_with: The model that is named to those who ask for conditions that this one does not take.
         preview: Colours of previews; grey without it.
         distilled_from: The model that its few steps were distilled from.
         roll: Makes the model autoregressive: clips are made along time, and can be streamed without end.
         branches: Files of control and reference branches that are used if a request names none.
+        references_on: The ground on which its own reference branch has seen images, `white`; empty for any.
     """
 
     id: str
@@ -393,10 +395,12 @@ class Card:
     keyframes: Keyframes | None = None
     sound: Sound | None = None
     sounds_with: str = FULL_SIZE_SOUND
+    conditions_with: str = ""
     preview: LatentRGB | None = None
     distilled_from: str = ""
     roll: Roll | None = None
     branches: tuple[FileSet, ...] = ()
+    references_on: str = ""
 
     @property
     def does(self) -> Task:
@@ -406,11 +410,24 @@ class Card:
             RequestError: Its family does not have the task.
         """
         task = self.family.task(self.task)
-        if self.roll is None:
+        if self.roll is not None:
+            # chunks are made in a loop of their own, which replaces nothing
+            knows = {what: way for what, way in task.knows.items() if way == "native"}
+            return dataclasses.replace(task, stages=ROLL, knows=knows)
+        heeds = self.part("dit").heeds
+        if heeds is None:
             return task
-        # chunks are made in a loop of their own, which replaces nothing
-        knows = {what: way for what, way in task.knows.items() if way == "native"}
-        return dataclasses.replace(task, stages=ROLL, knows=knows)
+        return dataclasses.replace(task, knows={what: way for what, way in task.knows.items() if what in heeds})
+
+    @property
+    def knows_first_alone(self) -> bool:
+        """Whether a request may give it a first frame as any known frame is given, and no others."""
+        return self.goes_on and "first frame" in self.does.knows and "frames" not in self.does.knows
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether a part of a longer clip can know the end of the part before, which the model made itself."""
+        return self.roll is None and "frames" in self.family.task(self.task).knows
 
     def part(self, name: str) -> Part:
         """What the family says of a network.

@@ -92,6 +92,10 @@ class Pass:
         memory: What this pass remembers of finished chunks of frames, where the state holds the next chunk alone; for
             networks with causal attention.
         branches: Beside its blocks, for networks of which the family names some (``Part.branches``).
+        since: Of a part of a longer clip, for how many latent frames the prompt has held before the state's first;
+            below 0, so many of the state's frames are from before it.
+        together: Whether this pass and the next run as one of twice the batch where they can; None as the network has
+            it by default.
     """
 
     text: TextEmbeddings
@@ -104,6 +108,8 @@ class Pass:
     lengths: tuple[tuple[int, int, int], ...] | None = None
     memory: KeyValues | None = None
     branches: tuple[Beside, ...] = ()
+    since: int = 0
+    together: bool | None = None
 
 
 class Denoiser(Protocol):
@@ -131,17 +137,25 @@ class OnTrack:
         track: The only track of the state.
         inner: ``(x_BTHWC, t) -> prediction_BTHWC``; may have ``pair``, see ``diffusion/guidance.Pairing``.
         predicts: What it predicts.
+        together: As in ``Pass``.
     """
 
-    def __init__(self, track: str, inner: Callable[[Tensor, Tensor], Tensor], predicts: Predicts) -> None:
-        self.track, self.inner, self.predicts = track, inner, predicts
+    def __init__(
+        self,
+        track: str,
+        inner: Callable[[Tensor, Tensor], Tensor],
+        predicts: Predicts,
+        *,
+        together: bool | None = None,
+    ) -> None:
+        self.track, self.inner, self.predicts, self.together = track, inner, predicts, together
 
     def __call__(self, x: State, t: Tensor, /) -> State:
         return {self.track: self.inner(x[self.track], t)}
 
     def pair(self, other: object) -> Callable[[State, Tensor], tuple[State, State]] | None:
         """This pass and another in one call, if the inner denoisers can run together; else None."""
-        make = getattr(self.inner, "pair", None)
+        make = None if self.together is False else getattr(self.inner, "pair", None)
         both = make(other.inner) if make is not None and isinstance(other, OnTrack) else None
         if both is None:
             return None

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from kandinsky.errors import RequestError
 from kandinsky.model.lazy import Lazy
-from kandinsky.model.task import Task
+from kandinsky.model.task import Task, What
 
 if TYPE_CHECKING:
     import torch
@@ -165,6 +165,7 @@ class Part:
         split: How a denoiser's work is split; None if only the passes of guidance and whole clips can be distributed.
         attention: Types of visual self attention it can run.
         conditions: What its condition channels can hold where nothing is known, by a card's `sampling.condition`.
+        heeds: Of what a task lets requests say to be known, what a denoiser makes one clip of; None for all of it.
         frame_times: Whether a denoiser accepts a time for each frame, [B, T].
         packs: Whether a denoiser accepts clips of several sizes in one sequence, see ``denoiser.Pass.lengths``.
         caches: Whether step caches can work between its blocks.
@@ -174,6 +175,7 @@ class Part:
         contrasting: Whether a text encoder uses the prompt when it encodes the negative prompt.
         expands: Tasks for which a text encoder can expand a prompt.
         tells_unused: Whether a text encoder reports the words of a prompt that it does not use.
+        mixes: Whether a mean of a text encoder's states is between what they say, as a fade between prompts needs.
         steers: Whether a text encoder tells what the actions of a card's `roll.actions` lead to (``SteeringEncoder``).
         vocabulary: Lists what a text encoder with a closed vocabulary can name; None if it is open. Imports no torch.
         remote_code: Whether its classes come from its own repository and run only if that was allowed.
@@ -199,6 +201,7 @@ class Part:
     split: Split | None = None
     attention: tuple[str, ...] = ("dense",)
     conditions: tuple[str, ...] = ("zeros",)
+    heeds: tuple[What, ...] | None = None
     frame_times: bool = False
     packs: bool = False
     caches: bool = False
@@ -208,6 +211,7 @@ class Part:
     contrasting: bool = False
     expands: tuple[str, ...] = ()
     tells_unused: bool = False
+    mixes: bool = True
     steers: bool = False
     vocabulary: Lazy[Vocabulary] | None = None
     remote_code: bool = False

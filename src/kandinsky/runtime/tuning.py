@@ -8,6 +8,8 @@ cache folder, in one file for each kind of machine; ``KANDINSKY_CACHE=off`` keep
 |---|---|
 | `linear` | library of matrix products with weights on CPU: `onednn`, `torch` |
 | `attention` | exact backend of dense attention, where the request leaves it open: `native`, `sdpa`, `math` |
+| `guidance` | both passes of guidance: `apart`, or `together` as one of twice the batch |
+| `blocks` | a transformer's: `eager`, `compiled` (see ``runtime/compiling.py``), or `graph` (``runtime/graphs.py``) |
 
 How many threads are fastest is measured too, and said: it is the environment's to decide (see ``runtime/threads.py``).
 """
@@ -33,9 +35,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 DEFAULT, TUNED = "default", "tuned"
-WAYS = {"linear": ("onednn", "torch"), "attention": ("native", "sdpa", "math")}
+WAYS = {
+    "linear": ("onednn", "torch"),
+    "attention": ("native", "sdpa", "math"),
+    "guidance": ("apart", "together"),
+    "blocks": ("eager", "compiled", "graph"),
+}
 ROUNDS, MARGIN = 9, 0.95  # another way than the default must take less than this share of its time
 MOST_TOKENS, MOST_WIDTH = 4096, 4096
+Ways = Mapping[str, Mapping[str, Callable[[], object]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +53,14 @@ class Choices:
     Attributes:
         linear: Of ``WAYS``.
         attention: Of ``WAYS``.
+        guidance: Of ``WAYS``.
+        blocks: Of ``WAYS``.
     """
 
     linear: str | None = None
     attention: str | None = None
+    guidance: str | None = None
+    blocks: str | None = None
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -71,8 +83,13 @@ class Choices:
 
     def __str__(self) -> str:
         """The inverse of ``parse``; empty if everything is left to the library."""
-        named = {"linear": self.linear, "attention": self.attention}
+        named = {name: getattr(self, name) for name in WAYS}
         return ",".join(f"{name}={way}" for name, way in named.items() if way is not None)
+
+    @property
+    def together(self) -> bool | None:
+        """Whether both passes of guidance run as one; None as the network has it."""
+        return None if self.guidance is None else self.guidance == "together"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,12 +126,13 @@ def check(text: str) -> None:
         Choices.parse(text)
 
 
-def settle(text: str, work: Callable[[], Shape]) -> Choices:
+def settle(text: str, work: Callable[[], Shape], more: Callable[[Shape], Ways] | None = None) -> Choices:
     """What the option `backends` means for some work; measures what was never measured on this machine.
 
     Args:
         text: `default`, `tuned`, or choices by name.
         work: Returns the work, where it matters.
+        more: As for ``tune``.
 
     Returns:
         The choices.
@@ -130,7 +148,7 @@ def settle(text: str, work: Callable[[], Shape]) -> Choices:
     answer = answers().get(shape.name)
     if answer is None:
         log.info("backends are measured for %s", shape.name)
-        answer = tune(shape)
+        answer = tune(shape, more)
     return Choices(**{name: answer["chosen"].get(name) for name in WAYS})
 
 
@@ -179,11 +197,12 @@ def forget() -> bool:
     return True
 
 
-def tune(shape: Shape) -> dict[str, Any]:
+def tune(shape: Shape, more: Callable[[Shape], Ways] | None = None) -> dict[str, Any]:
     """Measure a class of work and keep the answer.
 
     Args:
         shape: The work.
+        more: Returns the ways of choices that are a network's, the default one first.
 
     Returns:
         `chosen` by choice, where another way than the default is faster, and the `seconds` of each way.
@@ -191,7 +210,7 @@ def tune(shape: Shape) -> dict[str, Any]:
     import torch
 
     device = torch.device(shape.device)
-    works = _works(shape)
+    works: Ways = {**_works(shape), **(more(shape) if more is not None else {})}
     seconds = {name: _in_turns(ways, device, is_alone=name in WAYS) for name, ways in works.items()}
     chosen: dict[str, Any] = {}
     for name, taken in seconds.items():

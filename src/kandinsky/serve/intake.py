@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from kandinsky.engine.conditions import instead_of
 from kandinsky.engine.request import parse_size
 from kandinsky.errors import KandinskyError, RequestError
 from kandinsky.jobs import job_files
@@ -211,10 +212,10 @@ class Intake:
         called: dict[str, str] = {}
         names = self._files(owner, wanted, folder, offer, called)
         if values.get("conditions"):
-            if lacking := condition_files.whats_needed(values["conditions"]) - offer.takes:
-                named = condition_files.GIVEN[min(lacking)]
-                raise ApiError(400, f"`{offer.name}` takes no {named}: leave it out", code="unsupported",
-                               param="conditions")  # fmt: skip
+            # how many frames are known at the beginning is seen in their file
+            takes = offer.takes | ({"frames"} if card.knows_first_alone else set())
+            if lacking := condition_files.whats_needed(values["conditions"]) - takes:
+                raise _not_taken(offer, condition_files.GIVEN[min(lacking)], "conditions")
             values["conditions"] = self._conditions(owner, values["conditions"], wanted, folder, called)
         before = None if wanted.parent is None else Order.from_dict(wanted.parent.order)
         if before is not None:  # what is not said again stays
@@ -391,7 +392,7 @@ class Intake:
             if name.startswith(condition_files.NAMED):
                 continue
             if not takes[name]:
-                raise ApiError(400, f"`{offer.name}` takes no {name}: leave it out", code="unsupported", param=name)
+                raise _not_taken(offer, name, name)
             target = folder / INPUTS[name]
             way: uploads.Way = "masks" if name == "mask" and not task.mask else _WAYS[name]
             told = self._file(owner, name, given, target, way)
@@ -484,6 +485,13 @@ def _size(given: dict[str, Any]) -> tuple[int | None, int | None]:
     if width is not None or height is not None:
         raise RequestError("give either `size` or `width` and `height`, not both")
     return parse_size(size)
+
+
+def _not_taken(offer: Offer, what: str, field: str) -> ApiError:
+    """A model is not given something, and the one that its card names for it."""
+    other = instead_of(offer.card) if field != "image" else ""
+    told = f"`{offer.name}` takes no {what}: leave it out" + (f", or use {other}" if other else "")
+    return ApiError(400, told, code="unsupported", param=field)
 
 
 def _refused(error: NoRoom) -> ApiError:

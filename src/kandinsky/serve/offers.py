@@ -73,14 +73,16 @@ class Offer:
     def longest(self) -> float:
         """Seconds of its longest clip, in windows where it makes them."""
         clip, card = self.card.clip, self.card
-        in_windows = clip.max_seconds > 0 and clip.overlap != 0 and "frames" in card.does.knows
+        in_windows = clip.max_seconds > 0 and clip.overlap != 0 and card.goes_on
         return LONGEST if in_windows and card.keyframes is None and card.roll is None else clip.max_seconds
 
     @property
     def extends(self) -> bool:
         """Whether it can continue a clip: from frames that are known, or from its last one."""
         task = self.card.does
-        return task.makes == "video" and ("frames" in task.knows or task.image != "none")
+        return task.makes == "video" and (
+            not task.knows.keys().isdisjoint(("frames", "first frame")) or task.image != "none"
+        )
 
 
 class Offers:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from kandinsky.diffusion.cogvideox import level_of
 from kandinsky.families.kandinsky4.dit import DiffusionTransformer3D
-from kandinsky.families.parts.condition_channels import conditioned, join_condition
+from kandinsky.families.parts.condition_channels import WithChannels, join_condition
 from kandinsky.model.denoiser import VIDEO, Denoiser, Known, OnTrack, Pass
 from kandinsky.model.values import TextEmbeddings
 from kandinsky.ops.attention import AttentionSpec
@@ -76,4 +76,4 @@ def bind(net: nn.Module, known: Known, run: Pass) -> Denoiser:
         lengths=run.lengths,
         branches=run.branches,
     )
-    return OnTrack(VIDEO, conditioned(inner, known, run), "v")
+    return OnTrack(VIDEO, WithChannels(inner, known, run), "v")

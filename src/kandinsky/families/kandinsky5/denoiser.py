@@ -5,13 +5,15 @@ Legend: B batch; T H W C latent frames, rows, columns, channels.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from kandinsky.families.kandinsky5.dit import DiffusionTransformer3D, VisualLayout
-from kandinsky.families.parts.condition_channels import conditioned, join_condition
+from kandinsky.families.parts.condition_channels import WithChannels, join_condition
+from kandinsky.families.parts.two_passes import together
 from kandinsky.model.denoiser import VIDEO, Denoiser, Known, OnTrack, Pass
 from kandinsky.model.values import TextEmbeddings
 from kandinsky.ops.attention import AttentionSpec
@@ -61,14 +63,38 @@ class VelocityDenoiser:
 
         Quirk: t·1000 is formed in float32; its last bit shows in the result.
         """
+        return self._predict(x_BTHWC, t, self.text, self.condition_BTHWC)
+
+    def pair(self, other: object) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None:
+        """This pass and another as one of twice the batch; None if they differ in more than their texts.
+
+        Small clips gain: a pass is many calls then. What works within a pass - caches, branches, memory, block-sparse
+        and causal attention - stays with passes of its own.
+        """
+        if not isinstance(other, VelocityDenoiser) or other.dit is not self.dit:
+            return None
+        alone = (self.runner, other.runner, self.lengths, other.lengths, self.memory, other.memory)
+        if any(one is not None for one in alone) or self.branches or other.branches:
+            return None
+        spec = self.attention or AttentionSpec()
+        if spec.type != "dense" or spec != (other.attention or AttentionSpec()) or self.rope_scale != other.rope_scale:
+            return None
+
+        def run(x_BTHWC: Tensor, t: Tensor, text: TextEmbeddings) -> Tensor:
+            condition = self.condition_BTHWC
+            return self._predict(x_BTHWC, t, text, None if condition is None else condition.repeat(2, 1, 1, 1, 1))
+
+        return together(run, self.text, other.text)
+
+    def _predict(self, x_BTHWC: Tensor, t: Tensor, text: TextEmbeddings, condition_BTHWC: Tensor | None) -> Tensor:
         sizes = self.lengths or (_size(x_BTHWC),)
         layouts = [self._layout(size, x_BTHWC) for size in sizes]
         B = x_BTHWC.shape[0] if self.lengths is None else len(sizes)
         time = (t.float() * 1000.0).to(x_BTHWC.device)
         out: Tensor = self.dit(
-            join_condition(x_BTHWC, self.dit.params, self.condition_BTHWC),
+            join_condition(x_BTHWC, self.dit.params, condition_BTHWC),
             time if time.ndim == 2 else time.expand(B),
-            self.text.expand(B),
+            text.expand(B),
             runner=self.runner,
             layout=layouts[0] if self.lengths is None else layouts,
             kept=self.kept,
@@ -110,4 +136,4 @@ def bind(net: nn.Module, known: Known, run: Pass) -> Denoiser:
         memory=run.memory,
         branches=run.branches,
     )
-    return OnTrack(VIDEO, conditioned(inner, known, run), "velocity")
+    return OnTrack(VIDEO, WithChannels(inner, known, run), "velocity", together=run.together)

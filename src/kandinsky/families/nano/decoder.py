@@ -48,7 +48,7 @@ class CausalBlock(nn.Module):
         frames = h.unflatten(0, (batch, -1))
         before = torch.cat([frames[:, :1] if last is None else last, frames[:, :-1]], dim=1).flatten(0, 1)
         out: Tensor = x_NCHW + self.time(torch.cat([h, before], dim=1))
-        return out, frames[:, -1:]
+        return out, frames[:, -1:].clone()  # a view would keep all of them
 
 
 class NanoDecoder(nn.Module):

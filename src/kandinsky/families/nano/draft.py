@@ -17,7 +17,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from kandinsky.families.nano.geometry import Packed, condition_channels
 from kandinsky.families.nano.linear import LinearPatches
-from kandinsky.families.nano.portraits import GRID, PortraitDecoder
+from kandinsky.families.nano.portraits import FRAMES, GRID, PortraitDecoder
 from kandinsky.families.nano.scenes import BACKDROPS, HORIZON, MOST_SUBJECTS, Backdrop
 from kandinsky.model.values import TextEmbeddings
 
@@ -79,9 +79,23 @@ def draw(portraits_SFCHW: Tensor, scene: Packed, side: int, frames: int | None =
     return canvas.clamp(0, 1).permute(0, 2, 3, 1).mul(2).sub(1)
 
 
+def shown_at(frames: int, since: int) -> list[int]:
+    """Which of a portrait's images a clip shows that begins so many frames after its scene: they go to and fro."""
+    last = FRAMES - 1
+    return [last - abs(max(n, 0) % (2 * last) - last) for n in range(since, since + frames)]
+
+
 @torch.no_grad()
 def drafted(
-    portraits: PortraitDecoder, linear: LinearPatches, tokens_BLE: Tensor, packed_BG: Tensor, *, frames: int, rows: int
+    portraits: PortraitDecoder,
+    linear: LinearPatches,
+    tokens_BLE: Tensor,
+    packed_BG: Tensor,
+    *,
+    frames: int,
+    rows: int,
+    since: int = 0,
+    before_BHWC: Tensor | None = None,
 ) -> Tensor:
     """Latents of the clips that scenes mean, float32 [B, T, H, W, C]; zeros where no scene is known.
 
@@ -92,6 +106,8 @@ def drafted(
         packed_BG: See ``geometry.packed``.
         frames: Latent frames.
         rows: Of the latent, which has as many columns.
+        since: For how many frames a scene has been shown before; see ``Pass.since``.
+        before_BHWC: What was shown before a scene that begins within the clip, in [-1, 1]; the scene fades in over it.
     """
     B, places = len(tokens_BLE), GRID * GRID
     out = torch.zeros(B, frames, rows, rows, linear.params.latent_channels, device=tokens_BLE.device)
@@ -99,7 +115,11 @@ def drafted(
     for b, scene in enumerate(Packed.of(row) for row in packed_BG.float()):
         if scene is not None:
             codes = tokens_BLE[b, : MOST_SUBJECTS * places].unflatten(0, (MOST_SUBJECTS, places))[: scene.subjects]
-            clip = draw(portraits(codes, shown, scene.tones), scene, rows * linear.params.spatial)
+            at = shown_at(shown, since)
+            clip = draw(portraits(codes, max(at) + 1, scene.tones)[:, at], scene, rows * linear.params.spatial)
+            if before_BHWC is not None:
+                share = (torch.arange(shown, device=clip.device) / max(1, -since)).clamp(0, 1)
+                clip = torch.lerp(before_BHWC[b].clamp(-1, 1), clip, share[:, None, None, None])
             out[b] = linear.encode(clip[None])[0]
     return out
 
@@ -177,6 +197,7 @@ def tell(
     packed_BG: Tensor,
     x_BTHWC: Tensor,
     known: Tensor | None = None,
+    since: int = 0,
 ) -> Told:
     """Draw what is known of clips.
 
@@ -187,46 +208,101 @@ def tell(
         packed_BG: See ``geometry.packed``.
         x_BTHWC: The noisy latent, clean where it is known.
         known: Where that is, bool, of the latent's shape with one channel or one that broadcasts to it.
+        since: See ``Pass``.
     """
     B, frames, rows, columns, channels = x_BTHWC.shape
     tokens = text.tokens_BLC.to(x_BTHWC.device)
     first = None
+    since *= linear.params.temporal
+    if since:
+        packed_BG = torch.stack([row if one is None else one.later(since).row() for row, one in _scenes(packed_BG)])
+    wanted_BG = packed_BG
     if known is not None:
         known = known[..., :1].expand(B, frames, rows, columns, 1)
         if bool(known[:, 0].all()):
             first = x_BTHWC[:, 0].float()
-            wanted, packed_BG = packed_BG, _as_seen(portraits, linear, tokens, packed_BG, first)
+            packed_BG, same = _as_seen(portraits, linear, tokens, packed_BG, first, since)
     drawn = packed_BG[:, 0] > 0
     final = ~drawn & (first is not None)
-    draft = drafted(portraits, linear, tokens, packed_BG, frames=frames, rows=rows)
+    draft = drafted(portraits, linear, tokens, packed_BG, frames=frames, rows=rows, since=since)
     if first is not None:
         seen = linear.unpatchify(linear.still.decode(first)[:, None])[:, 0]
         for b in (~drawn).nonzero().flatten().tolist():
-            clip = moved_cut_out(seen[b], Packed.of(wanted[b].float()), 1 + linear.params.temporal * (frames - 1))
+            clip = moved_cut_out(seen[b], Packed.of(wanted_BG[b].float()), 1 + linear.params.temporal * (frames - 1))
             if clip is not None:
                 draft[b], drawn[b] = linear.encode(clip[None])[0], True
-        draft = beside_frame(linear, draft, drawn, first)
+        beside = beside_frame(linear, draft, drawn, first)
+        # what goes on just as the words say takes no more of the frame than the frame, or its errors would add up
+        beside[same, 1:] = draft[same, 1:]
+        draft = beside
+        if since < 0:  # what a later prompt of a clip says comes, whatever was seen before it
+            new = (wanted_BG[:, 0] > 0) & ~same
+            fading = drafted(
+                portraits, linear, tokens, wanted_BG, frames=frames, rows=rows, since=since, before_BHWC=seen
+            )
+            draft[new, 1:], packed_BG = fading[new, 1:], torch.where(new[:, None], wanted_BG, packed_BG)
+            final = final & ~new
         drawn = torch.ones_like(drawn)
+        end = _end(known) if known is not None else frames
+        if 1 < end < frames:
+            draft[:, end - 1] = _led_to(linear, draft[:, end - 1], x_BTHWC[:, end].float())
     condition = condition_channels(packed_BG, frames=frames, rows=rows, columns=columns, channels=channels)
     if known is not None:
         condition[..., -1:] = known.to(condition)
     return Told(condition, draft, drawn, final)
 
 
+def _end(known_BTHW1: Tensor) -> int:
+    """The first of the latent frames at the end of clips that are known."""
+    whole = known_BTHW1.flatten(2).all(2).all(0).tolist()
+    return max((n + 1 for n, is_known in enumerate(whole) if not is_known), default=0)
+
+
+def _led_to(linear: LinearPatches, group_BHWC: Tensor, next_BHWC: Tensor) -> Tensor:
+    """A latent frame that fades to the first picture of the one behind it."""
+    shown, goal = (linear.decode(one[:, None], begins=False) for one in (group_BHWC, next_BHWC))
+    frames = shown.shape[1]
+    share = (torch.arange(frames, device=shown.device) + 1) / (frames + 1)
+    video = torch.lerp(shown, goal[:, :1], share.view(-1, 1, 1, 1))
+    return linear.moving.encode(linear.patchify(video))[:, 0]
+
+
+def _scenes(packed_BG: Tensor) -> list[tuple[Tensor, Packed | None]]:
+    return [(row, Packed.of(row)) for row in packed_BG.float()]
+
+
 def _as_seen(
-    portraits: PortraitDecoder, linear: LinearPatches, tokens_BLE: Tensor, packed_BG: Tensor, first_BHWC: Tensor
-) -> Tensor:
-    """Scenes as given first frames show them: where the words put them, or moved to what is seen; else none at all."""
+    portraits: PortraitDecoder,
+    linear: LinearPatches,
+    tokens_BLE: Tensor,
+    packed_BG: Tensor,
+    first_BHWC: Tensor,
+    since: int,
+) -> tuple[Tensor, Tensor]:
+    """Scenes as given first frames show them: where the words put them, or moved to what is seen; else none at all.
+
+    A part of a longer clip goes on just as the words say if that agrees, with their background; one in which a prompt
+    begins goes on in no other way.
+
+    Returns:
+        The scenes, like ``packed_BG``, and which of them are those of the words.
+    """
+    rows = first_BHWC.shape[1]
     given = linear.still.decode(first_BHWC).flatten(1, 2)
-    blank = _around(given.unflatten(-1, (-1, 3)), first_BHWC.shape[1])
-    said = _recoloured(packed_BG, (blank[:, 0, :3] + 1) / 2)
+    blank = _around(given.unflatten(-1, (-1, 3)), rows)
     found, least = torch.zeros_like(packed_BG), AGREES * (given - blank).square().mean((1, 2))
-    for scenes in (said, _moved(portraits, linear, tokens_BLE, said, first_BHWC)):
-        draft = drafted(portraits, linear, tokens_BLE, scenes, frames=1, rows=first_BHWC.shape[1])[:, 0]
+    ways, same = [packed_BG] if since else [], torch.zeros(len(packed_BG), dtype=torch.bool, device=packed_BG.device)
+    if since >= 0:
+        said = _recoloured(packed_BG, (blank[:, 0, :3] + 1) / 2)
+        ways += [said, _moved(portraits, linear, tokens_BLE, said, first_BHWC, since)]
+    for scenes in ways:
+        draft = drafted(portraits, linear, tokens_BLE, scenes, frames=1, rows=rows, since=since)[:, 0]
         error = (linear.still.decode(draft).flatten(1, 2) - given).square().mean((1, 2))
         better = (scenes[:, 0] > 0) & (error < least)
         found, least = torch.where(better[:, None], scenes, found), torch.where(better, error, least)
-    return found
+        if scenes is packed_BG:
+            same, least = better, torch.where(better, 0, least)
+    return found, same
 
 
 def _recoloured(packed_BG: Tensor, colour_B3: Tensor) -> Tensor:
@@ -247,16 +323,21 @@ def _around(pixels_BPN3: Tensor, rows: int) -> Tensor:
 
 
 def _moved(
-    portraits: PortraitDecoder, linear: LinearPatches, tokens_BLE: Tensor, packed_BG: Tensor, first_BHWC: Tensor
+    portraits: PortraitDecoder,
+    linear: LinearPatches,
+    tokens_BLE: Tensor,
+    packed_BG: Tensor,
+    first_BHWC: Tensor,
+    since: int,
 ) -> Tensor:
     """Scenes of one subject, moved to where a given first frame differs from the colour at its border."""
-    out = packed_BG.clone()
+    out, (at,) = packed_BG.clone(), shown_at(1, since)
     seen = linear.unpatchify(linear.still.decode(first_BHWC)[:, None])[:, 0]
     for b, scene in enumerate(Packed.of(row) for row in packed_BG):
         if scene is None or scene.subjects != 1:
             continue
         shown = _extent((seen[b].clamp(-1, 1) - (2 * scene.colours_23[0] - 1)).abs().amax(-1) > DIFFERS)
-        own = _extent(portraits(tokens_BLE[b : b + 1, : GRID * GRID], 1)[0, 0, 3] > 0.3)
+        own = _extent(portraits(tokens_BLE[b : b + 1, : GRID * GRID], at + 1)[0, at, 3] > 0.3)
         if shown is None or own is None:
             continue
         (middle, sides), (own_middle, own_sides) = shown, own

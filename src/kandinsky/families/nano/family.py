@@ -41,6 +41,8 @@ FAMILY = Family(
             flops=Lazy(f"{_HERE}.cost:scene_flops"),
             attention=("dense",),
             conditions=("scenes",),
+            # the scene is drawn from words, and goes on from a first frame: it follows nothing else that is given
+            heeds=("first frame",),
             frame_times=False,
             packs=False,
             rivals={},
@@ -52,6 +54,7 @@ FAMILY = Family(
             tensors=("rows",),
             tells_unused=True,
             vocabulary=Lazy(f"{_HERE}.networks:scene_vocabulary"),
+            mixes=False,  # a state says where everything stands, and a scene half way is none
             cost=_SMALL,
         ),
         "nano.patch-vae": Part(

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -73,6 +73,18 @@ class Packed:
         path = row_G[MOST_SUBJECTS : MOST_SUBJECTS + PATH].view(MOST_SUBJECTS, FRAMES, 5)[:there]
         colours, backdrop, tones = row_G[MOST_SUBJECTS + PATH :].split([6, len(BACKDROPS), MOST_SUBJECTS])
         return cls(path, colours.view(2, 3), int(backdrop.argmax()), tuple(map(int, tones[:there])))
+
+    def later(self, since: int) -> Packed:
+        """The scene as a part of a longer clip shows it that begins so many frames later; before 0 it stands.
+
+        A motion that ends where it began goes on (jumps, spins); any other ends with the scene's own clip.
+        """
+        first, last = self.path_SF5[:, 0], self.path_SF5[:, -1]
+        turned = (last - first - torch.tensor([0, 0, 0, 2 * math.pi, 0]).to(first)).abs().max()
+        closed = min(float((last - first).abs().max()), float(turned)) < 1e-3
+        at = torch.arange(since, since + FRAMES, device=first.device).clamp_min(0)
+        at = at % (FRAMES - 1) if closed and since else at.clamp_max(FRAMES - 1)
+        return replace(self, path_SF5=self.path_SF5[:, at])
 
     def row(self) -> Tensor:
         """As it travels, [PACKED]."""

@@ -33,6 +33,14 @@ class NanoAutoencoderParams(Readable):
         return self.temporal * self.spatial**2 * 3
 
 
+MOST_SUBJECTS = 3  # of a scene
+GRID = 6  # places of a portrait's codes, along each side
+PORTRAIT, FRAMES = 144, 25  # pixels of a portrait's side, and its frames
+CELL = PORTRAIT // (2 * GRID)  # pixels of the finest places, along each side
+PIXELS, MOVES = 128, 320
+"""Components of the finest places in one frame, and in all of them; see ``portraits.py``."""
+
+
 @dataclass(frozen=True, slots=True)
 class LinearPatchParams:
     """Sizes of the map. A clip has 1 + temporal·k frames and k + 1 latent frames."""

@@ -14,13 +14,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from kandinsky.families.nano.params import CELL as CELL
+from kandinsky.families.nano.params import FRAMES as FRAMES
+from kandinsky.families.nano.params import GRID as GRID
+from kandinsky.families.nano.params import MOVES as MOVES
+from kandinsky.families.nano.params import PIXELS as PIXELS
+from kandinsky.families.nano.params import PORTRAIT
 from kandinsky.families.nano.tones import ToneMap
 
-GRID = 6  # places of the codes, along each side
-SIDE, FRAMES = 144, 25
-CELL = SIDE // (2 * GRID)  # pixels of the finest places, along each side
-PIXELS, MOVES = 128, 320
-"""Components of the finest places in one frame, and in all of them."""
+SIDE = PORTRAIT
 FAINT, FULL = 0.25, 0.75
 """Opacities of the components' sum that mean none and all: what few codes lose shows as haze where they are between."""
 

@@ -5,6 +5,8 @@ Legend: B batch; T H W C latent frames, rows, columns, channels.
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor, nn
 
@@ -26,25 +28,26 @@ class SceneVelocity:
     Args:
         inner: The bound transformer; its answer is the correction of the guess that it is given.
         packed_BG: Where the subjects of B prompts, or of one for all, stand; see ``geometry.py``.
-        known: Of known frames only the mask is given, since they are pinned in the latent. A first frame that the state
-            follows with the noise of each time is seen without it, since drafts go on from a given first frame.
+        known: What is known of the clip. Where the state follows it with the noise of each time, it is seen without
+            that noise, since drafts go on from what is known.
+        since: See ``Pass``.
     """
 
-    def __init__(self, inner: VelocityDenoiser, packed_BG: Tensor, known: Known) -> None:
-        self.inner, self.packed_BG, self.known = inner, packed_BG, known
+    def __init__(self, inner: VelocityDenoiser, packed_BG: Tensor, known: Known, since: int = 0) -> None:
+        self.inner, self.packed_BG, self.since = inner, packed_BG, since
+        self._follow, self._mask = known.follow.get(VIDEO), known.mask.get(VIDEO)
+        self._clean = None if self._follow is None else known.clean[VIDEO]
         self._told: Told | None = None
-        follow = known.follow.get(VIDEO)
-        self._first = known.clean[VIDEO][:, :1] if follow is not None and bool(follow[:, 0].all()) else None
 
     def __call__(self, x_BTHWC: Tensor, t: Tensor) -> Tensor:
         seen_BTHWC = x_BTHWC
-        if self._first is not None:
-            seen_BTHWC = torch.cat([self._first.to(x_BTHWC).expand_as(x_BTHWC[:, :1]), x_BTHWC[:, 1:]], dim=1)
+        if self._follow is not None and self._clean is not None:
+            seen_BTHWC = torch.where(self._follow.to(x_BTHWC.device), self._clean.to(x_BTHWC), x_BTHWC)
         if self._told is None:
             self._told = self._tell(seen_BTHWC)
             self.inner.condition_BTHWC = self._told.condition_BTHWC
         time = t.to(x_BTHWC).clamp_min(LEAST_TIME).expand(len(x_BTHWC))
-        guess = self._told.guess(x_BTHWC, time)
+        guess = self._told.guess(seen_BTHWC, time)
         correction = self.inner(guess, t).to(x_BTHWC.dtype)
         clean = guess + torch.where(self._told.final_B.view(-1, 1, 1, 1, 1), 0, correction)
         return (x_BTHWC - clean) / time.view(-1, 1, 1, 1, 1)
@@ -59,17 +62,15 @@ class SceneVelocity:
         assert channels >= CHANNELS
         net = self.inner.dit
         assert isinstance(net, SceneTransformer)
-        mask = self.known.mask.get(VIDEO)
-        if self._first is not None:
-            mask = torch.zeros(1, frames, 1, 1, 1, dtype=torch.bool) if mask is None else mask.clone()
-            mask[:, :1] = True
+        masks = [one.to(x_BTHWC.device) for one in (self._mask, self._follow) if one is not None]
         return tell(
             net.portraits,
             net.linear,
             self.inner.text.expand(B),
             self.packed_BG.to(x_BTHWC.device).expand(B, -1),
             x_BTHWC,
-            None if mask is None else mask.to(x_BTHWC.device),
+            functools.reduce(torch.logical_or, masks) if masks else None,
+            since=self.since,
         )
 
 
@@ -89,4 +90,4 @@ def bind(net: nn.Module, known: Known, run: Pass) -> Denoiser:
         layouts=run.shared.setdefault("layouts", {}),
         kept=run.kept,
     )
-    return OnTrack(VIDEO, SceneVelocity(inner, packed.to(torch.float32), known), "velocity")
+    return OnTrack(VIDEO, SceneVelocity(inner, packed.to(torch.float32), known, run.since), "velocity")

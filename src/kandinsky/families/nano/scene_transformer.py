@@ -72,7 +72,8 @@ class SceneTransformer(DiffusionTransformer3D):
         if self.out_layer.out_layer.bias is not None:
             nn.init.zeros_(self.out_layer.out_layer.bias)
         self.local = LocalHead(params)
-        self.where = nn.Parameter(torch.randn(MOST_SUBJECTS * GRID**2, params.in_text_dim) * 0.1)
+        self.where = nn.Parameter(torch.empty(MOST_SUBJECTS * GRID**2, params.in_text_dim))
+        nn.init.normal_(self.where, std=0.1)
         self.portraits = PortraitDecoder(params.in_text_dim)
         self.linear = LinearPatches(LinearPatchParams(latent_channels=params.in_visual_dim))
 

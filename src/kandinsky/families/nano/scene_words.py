@@ -105,11 +105,19 @@ class RowMemory(nn.Module):
         super().__init__()
         # a matrix, as rows of few bits are stored
         self.register_buffer("codes", torch.zeros((concepts + 1) * GRID**2, codes))
-        self.pooled = nn.Parameter(torch.randn(concepts + 1, pooled))
+        self.pooled = _spread(concepts + 1, pooled)
 
     def forward(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Of subjects [B, S]: codes [B, S, P, E], pooled [B, S, C]."""
         return self.codes.unflatten(0, (len(self.pooled), -1))[rows], self.pooled[rows]
+
+
+def _spread(*shape: int, std: float = 1.0) -> nn.Parameter:
+    """Random weights; none on the meta device, where drawing them would import PyTorch's compiler."""
+    made = nn.Parameter(torch.empty(*shape))
+    if not made.is_meta:
+        nn.init.normal_(made, std=std)
+    return made
 
 
 class SceneWords(nn.Module):
@@ -124,8 +132,8 @@ class SceneWords(nn.Module):
     def __init__(self, concepts: int, *, codes: int, pooled: int) -> None:
         super().__init__()
         self.memory = RowMemory(concepts, codes=codes, pooled=pooled)
-        self.word_tokens = nn.ParameterDict({r: nn.Parameter(torch.randn(n + 1, codes)) for r, n in ROLES.items()})
-        self.word_pooled = nn.ParameterDict({r: nn.Parameter(torch.randn(n + 1, pooled) / 4) for r, n in ROLES.items()})
+        self.word_tokens = nn.ParameterDict({r: _spread(n + 1, codes) for r, n in ROLES.items()})
+        self.word_pooled = nn.ParameterDict({r: _spread(n + 1, pooled, std=0.25) for r, n in ROLES.items()})
 
     def forward(self, said: Sequence[Said]) -> TextEmbeddings:
         """States of B clips: tokens [B, 3·36 + 9, C]; the mask leaves out subjects that are not there."""

@@ -17,6 +17,8 @@ from typing import Literal
 
 import numpy as np
 
+from kandinsky.families.nano.params import MOST_SUBJECTS as MOST_SUBJECTS
+
 Backdrop = Literal["plain", "gradient", "halves", "ground"]
 BACKDROPS: tuple[Backdrop, ...] = ("plain", "gradient", "halves", "ground")
 HORIZON = 0.65
@@ -57,7 +59,6 @@ ARRANGEMENTS: dict[str, tuple[tuple[float, float, float], ...]] = {
     "one above the other": ((0.5, 0.26, 0.47), (0.5, 0.74, 0.47)),
     "three in a row": ((0.18, 0.5, 0.32), (0.5, 0.5, 0.32), (0.82, 0.5, 0.32)),
 }
-MOST_SUBJECTS = 3
 TONES = ("light", "medium-light", "medium", "medium-dark", "dark")
 """Of skin, as Unicode names them; the first has the number 1."""
 

@@ -46,6 +46,11 @@ class ToneMap(nn.Module):
         self.register_buffer("kind_bias", torch.tensor([-30.0, -30.0, 0.0]))
         self.register_buffer("maps", torch.zeros(KINDS - 1, TONES, 3, TERMS))
 
+    @property
+    def is_fitted(self) -> bool:
+        """Whether it knows of any tone."""
+        return bool(self.maps.any())
+
     def logits(self, image_N4HW: Tensor, every: int = 1, first: tuple[int, int] = (0, 0)) -> Tensor:
         """What ``kinds`` is the softmax of, of all pixels or of those of every few rows and columns from given ones."""
         own = {name: value.float() for name, value in self.named_buffers()}

@@ -6,12 +6,14 @@ Legend: B batch; T H W C latent frames, rows, columns, channels.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from kandinsky.diffusion.guidance import Pairing
 from kandinsky.errors import RequestError
 from kandinsky.model.denoiser import VIDEO, Known, Pass
 from kandinsky.ops.packed import Size, laid, taken
@@ -150,13 +152,35 @@ class Conditioned(Protocol):
     def __call__(self, x_BTHWC: Tensor, t: Tensor) -> Tensor: ...
 
 
-def conditioned(inner: Conditioned, known: Known, run: Pass) -> Callable[[Tensor, Tensor], Tensor]:
-    """``inner`` with its condition channels, which are computed at the first call and shared by all passes."""
+@dataclass(eq=False, slots=True)
+class WithChannels:
+    """A denoiser with its condition channels, which are computed at the first call and shared by all passes."""
 
-    def denoiser(x_BTHWC: Tensor, t: Tensor) -> Tensor:
-        if "condition" not in run.shared:
-            run.shared["condition"] = _channels(x_BTHWC, known, run)
-        inner.condition_BTHWC = run.shared["condition"]
-        return inner(x_BTHWC, t)
+    inner: Conditioned
+    known: Known
+    run: Pass
 
-    return denoiser
+    def __call__(self, x_BTHWC: Tensor, t: Tensor) -> Tensor:
+        self._condition(x_BTHWC)
+        return self.inner(x_BTHWC, t)
+
+    def pair(self, other: object) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None:
+        """Both passes in one call, if that was asked for and they differ in their texts alone; else None."""
+        if not self.run.together or not isinstance(self.inner, Pairing) or not isinstance(other, WithChannels):
+            return None
+        if self.known is not other.known or self.run.shared is not other.run.shared:
+            return None
+        both = self.inner.pair(other.inner)
+        if both is None:
+            return None
+
+        def paired(x_BTHWC: Tensor, t: Tensor) -> tuple[Any, Any]:
+            self._condition(x_BTHWC)
+            return both(x_BTHWC, t)
+
+        return paired
+
+    def _condition(self, x_BTHWC: Tensor) -> None:
+        if "condition" not in self.run.shared:
+            self.run.shared["condition"] = _channels(x_BTHWC, self.known, self.run)
+        self.inner.condition_BTHWC = self.run.shared["condition"]

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from kandinsky.lab.nano.measure import NanoJudge
 
 Case = TypeVar("Case")
-EVALUATED = ("nano-t2v", "nano-i2v", "nano-v2a", "nano-live", "nano-world")
+EVALUATED = ("nano-t2v", "nano-i2v", "nano-v2a", "nano-live", "nano-world", "nano2-t2v", "nano2-i2v")
+CACHE = Path(".cache/nano")
 
 
 @dataclass(slots=True)
@@ -70,7 +71,7 @@ class Session:
 def evaluate(
     model: str,
     *,
-    cache: Path | str = ".cache/nano",
+    cache: Path | str | None = None,
     prompts: int | None = None,
     groups: Sequence[str] | None = None,
     batch: int = 16,
@@ -82,8 +83,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Measure a model on requests it was never trained with.
 
-    Args:   cache: where ``kandinsky data nano`` put the real clips.   prompts: number a group; None = all. Of a model
-            of sound: clips in all groups together.
+    Args:   cache: where ``kandinsky data nano`` put the real clips; None = ``CACHE``, or none for a model that can be
+            measured without them.   prompts: number a group; None = all. Of a model of sound: of all groups together.
             groups: only these, such as `en label`; None = all.
             dtype: compute type, as ``load`` takes it; the autoencoder is measured in float32 whatever it is.
             sheet: write a contact sheet of clips from all groups there.
@@ -98,11 +99,17 @@ def evaluate(
     card = catalogue.find(model)
     if branches is not None and (card.task != "text-to-video" or card.roll is not None):
         raise RequestError(f"`{model}` is not measured with branches: use `nano-t2v`")
+    if card.sampling.condition == "scenes":
+        return _scenes(
+            model, None if cache is None else Path(cache), prompts=prompts, groups=groups, batch=batch, dtype=dtype,
+            sheet=None if sheet is None else Path(sheet), on_batch=on_batch,
+        )  # fmt: skip
+    cache = CACHE if cache is None else Path(cache)
     if card.sound is not None:
         from kandinsky.lab.nano.measure_sound import evaluate_sound
 
         return evaluate_sound(
-            model, cache=Path(cache), clips=prompts, groups=groups, batch=batch, seed=seed, dtype=dtype,
+            model, cache=cache, clips=prompts, groups=groups, batch=batch, seed=seed, dtype=dtype,
             sheet=None if sheet is None else Path(sheet), on_batch=on_batch,
         )  # fmt: skip
     import torch
@@ -115,9 +122,9 @@ def evaluate(
 
     pipe = load(model, dtype=dtype)
     width, height = parse_size(pipe.card.clip.default_size)
-    judge = NanoJudge(Clips(Path(cache)), load_concepts(), side=height)
+    judge = NanoJudge(Clips(cache), load_concepts(), side=height)
     chosen = None if groups is None else tuple(groups)
-    session = Session(pipe, judge, Path(cache), prompts, chosen, batch, seed, on_batch, [])
+    session = Session(pipe, judge, cache, prompts, chosen, batch, seed, on_batch, [])
     roll = pipe.card.roll
     if branches is not None:
         figures = _branches(session, branches, None if sheet is None else Path(sheet))
@@ -217,6 +224,19 @@ def _world(session: Session) -> dict[str, Any]:
     return {"groups": {name: asdict(groups[name]) for name in session.chosen({name: [] for name in groups})}}
 
 
+def _scenes(
+    model: str, data: Path | None, *, groups: Sequence[str] | None, sheet: Path | None, **options: Any
+) -> dict[str, Any]:
+    from kandinsky.lab.nano2.evaluate import evaluate_scenes
+
+    shown: list[np.ndarray] = []
+    figures = evaluate_scenes(model, data=data, groups=groups, shown=shown, **options)
+    if sheet is not None and shown:
+        _sheet(shown, sheet)
+    cold = {"seconds_cold": cold_start(model)} if catalogue.find(model).task == "text-to-video" and not groups else {}
+    return figures | cold
+
+
 # By the card's task: a session to figures.
 MEASURES: dict[str, Callable[[Session], dict[str, Any]]] = {
     "text-to-video": _text_to_video,
@@ -287,6 +307,21 @@ COLUMNS = (
     ("loudness_r", "loudness r", ".2f"),
     ("pitch_r", "pitch r", ".2f"),
     ("timbre", "right timbre", ".0%"),
+    ("psnr_db", "PSNR, dB", ".1f"),
+    ("lowest_tenth_db", "lowest tenth", ".1f"),
+    ("ssim", "SSIM", ".2f"),
+    ("over_20", "20 dB and more", ".0%"),
+    ("over_24", "24 dB and more", ".0%"),
+    ("still_db", "a still, dB", ".1f"),
+    ("floor_db", "autoencoder alone, dB", ".1f"),
+    ("middle_off", "middle off by, of the side", ".2%"),
+    ("size_off", "size off by", ".1%"),
+    ("flicker", "flicker against the reference", ".2f"),
+    ("made", "jump after frame 0", ".1f"),
+    ("real", "jump of the reference", ".1f"),
+    ("over_3", "jumps above 3", ".0%"),
+    ("kept_db", "frame 1 against the image, dB", ".1f"),
+    ("real_kept_db", "of the reference, dB", ".1f"),
     ("envelope_r", "envelope r", ".2f"),
     ("envelope_r_other", "envelope r, another clip", ".2f"),
 )
@@ -294,12 +329,21 @@ COLUMNS = (
 
 def table(result: dict[str, Any]) -> str:
     """The figures as a Markdown table, for the terminal and the model card."""
-    columns = [column for column in COLUMNS if column[0] in next(iter(result["groups"].values()))]
-    lines = ["| group | " + " | ".join(heading for _, heading, _ in columns) + " |", "|---" * (len(columns) + 1) + "|"]
-    for name, figures in result["groups"].items():
-        told = ["–" if figures[field] is None else format(figures[field], form) for field, _, form in columns]
-        lines.append(f"| {name} | " + " | ".join(told) + " |")
-    lines.append("")
+    lines: list[str] = []
+    if rows := result["groups"]:
+        columns = [column for column in COLUMNS if column[0] in next(iter(rows.values()))]
+        lines.append("| group | " + " | ".join(heading for _, heading, _ in columns) + " |")
+        lines.append("|---" * (len(columns) + 1) + "|")
+        for name, figures in rows.items():
+            told = ["–" if figures[field] is None else format(figures[field], form) for field, _, form in columns]
+            lines.append(f"| {name} | " + " | ".join(told) + " |")
+        lines.append("")
+    if words := result.get("words"):
+        lines += ["| texts | number | right |", "|---|---|---|"]
+        lines += [f"| {name} | {one['texts']} | {one['right']:.1%} |" for name, one in words.items()]
+        lines.append("")
+    if worst := next((one["worst"] for one in result["groups"].values() if one.get("worst")), None):
+        lines.append("the farthest: " + ", ".join(f"{name} {decibels:.1f} dB" for name, decibels in worst))
     if a := result.get("autoencoder"):
         lines.append(
             f"autoencoder on {a['clips']:.0f} clips never trained on: {a['psnr_db']:.1f} dB "

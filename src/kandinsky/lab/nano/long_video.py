@@ -116,7 +116,7 @@ def subject_share(judge: NanoJudge, frames_THWC: np.ndarray, prompt: Prompt, sec
     return float(np.mean(hits))
 
 
-def held(video: Video, borders: Sequence[int], judge: NanoJudge | None, prompt: Prompt) -> Held:
+def held(video: Video, borders: Sequence[int], judge: NanoJudge | None, prompt: Prompt, *, group: int = 4) -> Held:
     """Measure a clip.
 
     Args:
@@ -124,10 +124,11 @@ def held(video: Video, borders: Sequence[int], judge: NanoJudge | None, prompt: 
         borders: The first frames of windows.
         judge: Judges the subject; None for no judgement.
         prompt: What was asked for.
+        group: Pixel frames of a latent frame.
     """
     jumps = np.array([np.abs(a.astype(np.float64) - b).mean() for a, b in pairwise(video.frames)])
     seams = jumps[np.array(borders, int) - 1] / np.median(jumps)
-    inside = jumps[np.setdiff1d(np.arange(4, len(jumps), 4), np.array(borders, int) - 1)] / np.median(jumps)
+    inside = jumps[np.setdiff1d(np.arange(group, len(jumps), group), np.array(borders, int) - 1)] / np.median(jumps)
     second = round(video.fps)
     error = (mean_image(video.frames[: 2 * second]) - mean_image(video.frames[-2 * second :])).pow(2).mean()
     subject = float("nan") if judge is None else subject_share(judge, video.frames, prompt, second)
@@ -144,9 +145,10 @@ def of_file(file: Path, judge: NanoJudge | None) -> Held:
     prompt = Prompt(str(video.recipe["prompt"]), "en", numbers[0] if numbers else 0, WHITE, "label")
     names = ("prompt_at", "fade", "overlap", "loop", "seconds")
     asked = {name: video.recipe[name] for name in names if name in video.recipe}
-    pipe = kandinsky.load("nano-t2v", device="cpu")
-    request = Request("nano-t2v", str(video.recipe["prompt"]), **asked)
-    return held(video, borders_of(pipe, request), judge if numbers else None, prompt)
+    model = str(video.recipe["model"])
+    pipe = kandinsky.load(model, device="cpu")
+    borders = borders_of(pipe, Request(model, str(video.recipe["prompt"]), **asked))
+    return held(video, borders, judge if numbers else None, prompt, group=pipe.card.clip.temporal)
 
 
 def borders_of(pipe: Any, asked: Request) -> list[int]:
@@ -175,7 +177,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--clips", type=Path, help="cache of the real clips; without it the subject is not judged")
     parser.add_argument("--sheets", type=Path)
-    parser.add_argument("--file", type=Path, help="judge this clip of nano-t2v, of one concept on white, instead")
+    parser.add_argument("--file", type=Path, help="judge this clip, of one concept on white, instead")
     asked = parser.parse_args()
     judge = None if asked.clips is None else NanoJudge(Clips(asked.clips), load_concepts(), side=96)
     if asked.file is not None:

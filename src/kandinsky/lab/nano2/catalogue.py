@@ -12,6 +12,7 @@ from collections.abc import Container
 from functools import cache, cached_property
 from importlib import resources
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from kandinsky.lab.nano.concepts import Concept, load_concepts
-from kandinsky.lab.nano.emoji import FRAMES, SKIN_TONES, Clips, decode_one
+from kandinsky.lab.nano.emoji import FRAMES, SKIN_TONES, Clips, decode, decode_one
 
 SOURCE_SIDE = 160
 WORDLESS_HELD_EVERY = 6
@@ -54,6 +55,30 @@ def toned_file(file: str, tone: int, files: Container[str]) -> str | None:
             if name in files:
                 return name
     return None
+
+
+class Images(Protocol):
+    """Images of all concepts, from wherever."""
+
+    def __len__(self) -> int: ...
+
+    def frames(self, concept: int | None, row: int | None = None, *, count: int = FRAMES) -> Tensor:
+        """Premultiplied RGBA in [0, 1], float32 [T, 4, S, S]; one frame where the image stands still."""
+        ...
+
+    def toned(self, concept: int, tone: int, *, count: int = FRAMES) -> Tensor | None:
+        """The same in a tone of skin, 1 to 5; None where there is no such clip."""
+        ...
+
+
+def open_sources(folder: Path) -> Sources:
+    """The images of a folder that ``kandinsky data nano --folder`` filled, decoded at their size if they are not yet.
+
+    Raises:
+        RequestError: There are none.
+    """
+    decode(folder, side=SOURCE_SIDE)
+    return Sources(folder)
 
 
 class Sources:

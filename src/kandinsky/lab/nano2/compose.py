@@ -11,10 +11,10 @@ from torch import Tensor
 
 from kandinsky.families.nano.draft import background, place
 from kandinsky.families.nano.scenes import RGB, Scene, Subject, track
-from kandinsky.lab.nano2.catalogue import Sources
+from kandinsky.lab.nano2.catalogue import Images
 
 
-def render(scene: Scene, sources: Sources, *, side: int = 192, frames: int = 25, shown: int | None = None) -> Tensor:
+def render(scene: Scene, sources: Images, *, side: int = 192, frames: int = 25, shown: int | None = None) -> Tensor:
     """Draw a clip.
 
     Args:
@@ -38,7 +38,7 @@ def render(scene: Scene, sources: Sources, *, side: int = 192, frames: int = 25,
     return canvas.expand(shown, 3, side, side).permute(0, 2, 3, 1).mul(2).sub(1)
 
 
-def _image(subject: Subject, sources: Sources, shown: int) -> Tensor:
+def _image(subject: Subject, sources: Images, shown: int) -> Tensor:
     if not subject.tone or subject.concept is None:
         return sources.frames(subject.concept, subject.row, count=shown)
     image = sources.toned(subject.concept, subject.tone, count=shown)

@@ -27,7 +27,7 @@ from kandinsky.families.nano.linear import LinearPatches
 from kandinsky.lab.nano2.catalogue import Sources
 from kandinsky.lab.nano2.compose import render
 from kandinsky.lab.nano2.linear import fit_linear
-from kandinsky.lab.nano2.memorise import KeptScenes, Mix
+from kandinsky.lab.nano2.objective import KeptScenes, Mix
 from kandinsky.lab.nano2.portraits import Portraits
 from kandinsky.lab.nano2.scenes import draw_scene
 from kandinsky.train.loop import LoopSettings, run

@@ -27,7 +27,7 @@ from kandinsky.families.nano.scene_words import said_of
 from kandinsky.families.nano.scenes import TONES
 from kandinsky.lab.nano2.catalogue import catalogue
 from kandinsky.lab.nano2.judge import Trained
-from kandinsky.lab.nano2.memorise import SIDE, STEPS
+from kandinsky.lab.nano2.objective import SIDE, STEPS
 from kandinsky.lab.nano2.reader import read, reader
 
 

@@ -1,10 +1,11 @@
-"""The honest measures on a run of the second Nano, before it is a model of the package.
+"""The honest measures on the shipped second Nano, or on a run of it before it is a model of the package.
 
-    python -m kandinsky.lab.nano2.judge --data FOLDER --run runs/nano2 --out runs/nano2/judged [--clips 48]
+    python -m kandinsky.lab.nano2.judge --data FOLDER --out judged                       # as it ships, packed
+    python -m kandinsky.lab.nano2.judge --data FOLDER --out judged --run runs/nano2
+    python -m kandinsky.lab.nano2.judge --data FOLDER --out judged --without-network     # drafts alone, decoded
 
-Clips of each kind of scene against the real ones (plain, motions, cameras, counts, two subjects, places), the number
-of steps, image to video with words, with none and with contradicting ones, and the 48 fixed prompts to look at, each
-as the reader understands it.
+``measures.py`` says what is measured; beside it are the number of steps, sheets of all clips, and the 48 fixed prompts
+to look at, each as the reader understands it. Without ``--data`` clips are compared with the model's own portraits.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import argparse
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,58 +23,37 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from kandinsky.catalogue import load
 from kandinsky.families.nano.decoder import NanoDecoder
 from kandinsky.families.nano.linear import LinearPatches
+from kandinsky.families.nano.scene_encoder import said_beside_image
+from kandinsky.families.nano.scene_transformer import SceneTransformer
 from kandinsky.families.nano.scene_words import NOTHING, Said, said_of
-from kandinsky.families.nano.scenes import ARRANGEMENTS, CAMERAS, MOTIONS, PLACES, TONES, Scene, Subject, plain_scene
-from kandinsky.lab.nano.captions import held_colours
-from kandinsky.lab.nano2.catalogue import Sources, catalogue
-from kandinsky.lab.nano2.compose import render
-from kandinsky.lab.nano2.fidelity import Clip, fidelity, jumps
-from kandinsky.lab.nano2.measure import fixed_prompts, strips
-from kandinsky.lab.nano2.memorise import STEPS, SceneDenoiser, network_params, sample
+from kandinsky.families.nano.scenes import Scene
+from kandinsky.lab.nano2.catalogue import Images, open_sources
+from kandinsky.lab.nano2.evaluate import REFERENCES, inside
+from kandinsky.lab.nano2.fidelity import Clip
+from kandinsky.lab.nano2.measure import Made, fixed_prompts, strips
+from kandinsky.lab.nano2.measures import (
+    CLIPS,
+    GROUPS,
+    MEASURES,
+    Make,
+    PortraitImages,
+    Read,
+    Reference,
+    RoundTrip,
+    Session,
+    caption_of,
+    clip_figures,
+    scene_groups,
+)
+from kandinsky.lab.nano2.objective import STEPS, SceneDenoiser, network_params, sample
 from kandinsky.lab.nano2.portraits import Portraits
 from kandinsky.lab.nano2.reader import read
-from kandinsky.lab.nano2.scenes import in_tones
 
-
-def scene_groups(count: int) -> dict[str, list[Scene]]:
-    """Scenes to be measured by kind, before colours that are held out for their concept; the same on every machine."""
-    rng = np.random.default_rng(48)
-    entries = catalogue()
-
-    def drawn() -> tuple[int, int]:
-        concept = int(rng.integers(len(entries)))
-        return concept, int(rng.choice(held_colours(entries[concept])))
-
-    def several(arrangement: str, *, same: bool) -> Scene:
-        concept, colour = drawn()
-        numbers = [concept if same else (concept + 131 * i) % len(entries) for i in range(3)]
-        at = ARRANGEMENTS[arrangement]
-        subjects = tuple(Subject(n, *place) for n, place in zip(numbers, at, strict=False))
-        return Scene(subjects, colours=(colour, None), arrangement=arrangement)
-
-    def placed() -> Scene:
-        concept, colour = drawn()
-        place = str(rng.choice(list(PLACES)[1:]))
-        return replace(plain_scene(concept, colour), subjects=(Subject(concept, *PLACES[place]),), place=place)
-
-    def in_tone(i: int, number: int) -> Scene:
-        plain = plain_scene(number, int(rng.choice(held_colours(entries[number]))))
-        return replace(plain, subjects=(Subject(number, tone=1 + i % len(TONES)),))
-
-    numbers = [int(i * len(entries) / count) for i in range(count)]
-    few = max(1, count // 3)
-    people = in_tones()
-    return {
-        "plain": [plain_scene(n, int(rng.choice(held_colours(entries[n])))) for n in numbers],
-        "motions": [replace(plain_scene(*drawn()), motion=MOTIONS[i % len(MOTIONS)]) for i in range(few)],
-        "cameras": [replace(plain_scene(*drawn()), camera=CAMERAS[i % len(CAMERAS)]) for i in range(few)],
-        "counts": [several(("side by side", "three in a row")[i % 2], same=True) for i in range(few)],
-        "two subjects": [several(("side by side", "one above the other")[i % 2], same=False) for i in range(few)],
-        "places": [placed() for _ in range(few)],
-        "tones": [in_tone(i, people[i * len(people) // few]) for i in range(few)],
-    }
+MODELS = {"text-to-video": "nano2-t2v", "image-to-video": "nano2-i2v"}
+"""The shipped ones, by task."""
 
 
 def to_pixels(video_BTHWC: Tensor) -> list[Clip]:
@@ -136,6 +116,16 @@ class Trained:
             clips += to_pixels(self.decode(latents))
         return clips
 
+    def __call__(self, texts: Sequence[str], *, images: Sequence[Clip] | None = None, **fields: Any) -> list[Clip]:
+        """One clip a text, as the package's model makes it; ``images`` are first frames."""
+        understood = [read(text) for text in texts]
+        scenes = [one.scene for one in understood]
+        if images is None:
+            said = [NOTHING if scene is None else said_of(scene, still=False) for scene in scenes]
+            return self.make(said, scenes, **fields)
+        frames = [torch.from_numpy(image.astype(np.float32)).div(127.5).sub(1)[None] for image in images]
+        return self.make([said_beside_image(one) for one in understood], scenes, images=frames, **fields)
+
     @torch.no_grad()
     def round_trip(self, clip: Clip) -> Clip:
         """Encoded and decoded."""
@@ -143,64 +133,115 @@ class Trained:
         return to_pixels(self.decode(self.linear.encode(video)))[0]
 
 
-def judge(trained: Trained, sources: Sources, out: Path, *, count: int = 48) -> dict[str, Any]:
-    """All figures; sheets are written into ``out``."""
+@torch.no_grad()
+def silence(net: SceneTransformer) -> None:
+    """Take from a network what it adds to a draft: clips are then decoded drafts."""
+    net.local.out_layer.weight.zero_()
+    net.out_layer.out_layer.weight.zero_()
+    if net.out_layer.out_layer.bias is not None:
+        net.out_layer.out_layer.bias.zero_()
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What is judged: how it makes clips of words and beside images, and what its measures need of it.
+
+    Args:
+        told: What the figures say of it.
+        portraits: Its own images of all concepts.
+    """
+
+    told: dict[str, Any]
+    make: Make
+    animate: Make
+    read: Read
+    round_trip: RoundTrip
+    portraits: Images
+
+    @classmethod
+    def run(cls, folder: Path, *, average: int = 0, network: bool = True) -> Judged:
+        """A run's networks; see ``Trained``."""
+        trained = Trained(folder, average=average)
+        dit = trained.network.dit
+        if not network:
+            silence(dit)
+        portraits = PortraitImages(dit.portraits, trained.network.words)
+        told = {"step": trained.step, "learned decoder": trained.decoder is not None, "network": network}
+        return cls(told, trained, trained, read, trained.round_trip, portraits)
+
+    @classmethod
+    def shipped(cls, *, network: bool = True) -> Judged:
+        """The models of the package, by its own pipelines."""
+        pipe, beside = load(MODELS["text-to-video"]), load(MODELS["image-to-video"])
+        if not network:
+            for one in (pipe, beside):
+                with one.placement.hold("dit") as dit:
+                    silence(dit)
+        told = {"model": pipe.card.id, "dtype": pipe.precision.name, "network": network}
+        return cls(told, Made(pipe), Made(beside), *inside(pipe))
+
+
+def judge(
+    judged: Judged, sources: Images | None, out: Path, *, count: int = CLIPS, groups: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """All figures; they and sheets are written into ``out``.
+
+    Args:
+        judged: A run or the shipped models.
+        sources: The real images; None for the model's own portraits.
+        out: The folder.
+        count: Plain clips.
+        groups: Only these of ``measures.GROUPS``; None for all, further steps and the 48 fixed prompts.
+    """
     out.mkdir(parents=True, exist_ok=True)
-    result: dict[str, Any] = {"step": trained.step, "learned decoder": trained.decoder is not None, "groups": {}}
+    reference = Reference(judged.portraits if sources is None else sources, are_real=sources is not None)
+    result: dict[str, Any] = dict(judged.told) | {"compared with": REFERENCES[sources is not None]}
 
     def write() -> None:
         (out / "figures.json").write_text(json.dumps(result, indent=1, ensure_ascii=False))
 
-    groups = scene_groups(count)
-    for name, scenes in groups.items():
-        real = [to_pixels(render(scene, sources)[None])[0] for scene in scenes]
-        labels = [" + ".join(catalogue()[s.concept or 0].en for s in scene.subjects) for scene in scenes]
-        said = [said_of(scene, still=False) for scene in scenes]
-        for steps in (STEPS, 2, 4, 8) if name == "plain" else (STEPS,):
-            made = trained.make(said, scenes, steps=steps)
-            figures = fidelity(made, real, labels, round_trip=trained.round_trip if steps == STEPS else None)
-            result["groups"][f"{name}, {steps} steps"] = asdict(figures)
-            logging.info("%s, %d steps: %.2f dB", name, steps, figures.psnr_db)
-            if steps == STEPS:
-                strips(made[:24], real[:24]).save(out / f"{name.replace(' ', '_')}.png")
+    def seen(name: str, made: list[Clip], meant: list[Clip]) -> None:
+        logging.info("%s: %d clips", name, len(made))
+        strips(made[:24], meant[:24]).save(out / f"{name.replace(' ', '_')}.png")
+
+    session = Session(judged.make, reference, judged.read, count, None, judged.round_trip, groups, seen)
+    for task, make in (("text-to-video", judged.make), ("image-to-video", judged.animate)):
+        if groups is None or set(groups) & set(GROUPS[task]):
+            result[task] = MEASURES[task](replace(session, make=make))
+            write()
+    if groups is None:
+        scenes = scene_groups(count)["plain"]
+        texts = [caption_of(scene, number) for number, scene in enumerate(scenes)]
+        for steps in (2, 4, 8):
+            result[f"plain, {steps} steps"] = clip_figures("plain", judged.make(texts, steps=steps), scenes, reference)
+            write()
+        texts = [prompt["text"] for prompt in fixed_prompts()]
+        strips(judged.make(texts)).save(out / "fixed.png")
+        result["fixed prompts, ignored"] = {text: ignored for text in texts if (ignored := judged.read(text).ignored)}
         write()
-    scenes = groups["plain"][::2]
-    real = [to_pixels(render(scene, sources)[None])[0] for scene in scenes]
-    images = [render(scene, sources, shown=1) for scene in scenes]
-    full = [said_of(scene, still=False) for scene in scenes]
-    open_words = [replace(s, words=dict.fromkeys(s.words, 0) | {"kind": 1}) for s in full]
-    others = [Said(b.subjects, a.words) for a, b in zip(open_words, [*full[1:], full[0]], strict=True)]
-    kinds = {"words that fit": full, "only the subject": open_words, "another subject": others}
-    kinds["no words"] = [NOTHING] * len(full)
-    result["images"] = {}
-    nobody: list[Scene | None] = [None] * len(scenes)
-    told: dict[str, list[Scene | None]] = {"no words": nobody, "another subject": [*scenes[1:], scenes[0]]}
-    for name, said in kinds.items():
-        made = trained.make(said, told.get(name, [*scenes]), images=images)
-        result["images"][name] = asdict(jumps(made, real))
-    write()
-    understood = [(p["text"], read(p["text"])) for p in fixed_prompts()]
-    known = [(text, u.scene) for text, u in understood if u.scene is not None]
-    made = trained.make([said_of(s, still=False) for _, s in known], [s for _, s in known])
-    strips(made).save(out / "fixed.png")
-    result["fixed prompts"] = {text: {"ignored": u.ignored, "read": u.scene is not None} for text, u in understood}
-    write()
     return result
 
 
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--run", type=Path, required=True)
+    parser.add_argument("--data", type=Path, help="folder of `kandinsky data nano`; without it: the model's portraits")
+    parser.add_argument("--run", type=Path, help="a run; default: the shipped models")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--clips", type=int, default=48)
+    parser.add_argument("--clips", type=int, default=CLIPS)
     parser.add_argument("--average", type=int, default=0, help="0 for the short average of the weights, 1 for the long")
+    parser.add_argument("--without-network", action="store_true", help="decode drafts, without what is added to them")
+    parser.add_argument("--group", action="append", choices=sum(GROUPS.values(), ()), help="only this group")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(1)
-    sources = Sources(options.data)
-    judge(Trained(options.run, average=options.average), sources, options.out, count=options.clips)
+    sources = None if options.data is None else open_sources(options.data)
+    network = not options.without_network
+    if options.run is None:
+        judged = Judged.shipped(network=network)
+    else:
+        judged = Judged.run(options.run, average=options.average, network=network)
+    judge(judged, sources, options.out, count=options.clips, groups=options.group)
 
 
 if __name__ == "__main__":

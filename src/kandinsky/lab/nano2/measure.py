@@ -55,12 +55,16 @@ class Made:
     pipe: GenerationPipeline
     batch: int = 8
 
-    def __call__(self, texts: Sequence[str], *, images: Sequence[Clip] | None = None, **fields: Any) -> list[Clip]:
-        """One clip a text, seed 0, 1, 2 …"""
+    def __call__(
+        self, texts: Sequence[str], *, images: Sequence[Clip] | None = None, first_seed: int = 0, **fields: Any
+    ) -> list[Clip]:
+        """One clip a text, seed 0, 1, 2 …, or from another on."""
         clips: list[Clip] = []
         for at in range(0, len(texts), self.batch):
             requests = [
-                Request(self.pipe.card.id, text, seed=at + i, image=None if images is None else images[at + i])
+                Request(
+                    self.pipe.card.id, text, seed=first_seed + at + i, image=None if images is None else images[at + i]
+                )
                 for i, text in enumerate(texts[at : at + self.batch])
             ]
             requests = [request.with_values(**fields) for request in requests]

@@ -29,7 +29,7 @@ from kandinsky.files import replacing
 from kandinsky.lab.nano2.catalogue import Sources, catalogue
 from kandinsky.lab.nano2.compose import render
 from kandinsky.lab.nano2.judge import Trained
-from kandinsky.lab.nano2.memorise import sample
+from kandinsky.lab.nano2.objective import sample
 from kandinsky.lab.nano2.reader import scene_words
 from kandinsky.lab.nano2.tones import PREFIX, add_to
 from kandinsky.lab.nano2.train import probe_scenes, psnr

@@ -23,19 +23,22 @@ from kandinsky.lab.nano.captions import COLOURS, TRAIN_COLOURS
 from kandinsky.lab.nano2.catalogue import catalogue, toned
 
 
-def draw_scene(rng: np.random.Generator, *, concepts: int, wordless: list[int] | None = None) -> Scene:
+def draw_scene(
+    rng: np.random.Generator, *, concepts: int, wordless: list[int] | None = None, tones: bool = False
+) -> Scene:
     """A random scene for training; a concept never meets the background colours that are held out for it.
 
     Args:
         concepts: Only the first so many are drawn.
         wordless: Rows of clips that are no concepts, drawn instead of one.
+        tones: Whether subjects whose skin has tones are drawn in one at times; all else of a scene is as without.
     """
     kind = rng.choice(KINDS, p=SHARES)
     if wordless is not None:
         first = Subject(None, row=int(rng.choice(wordless)))
         kind = "plain" if rng.random() < 0.7 else "free"
     else:
-        first = _toned(int(rng.integers(concepts)), rng)
+        first = Subject(int(rng.integers(concepts)))
     subjects: tuple[Subject, ...] = (first,)
     place: str | None = "middle"
     size = motion = camera = None
@@ -62,8 +65,10 @@ def draw_scene(rng: np.random.Generator, *, concepts: int, wordless: list[int] |
         subjects = tuple(_at(first, *at) for at in ARRANGEMENTS[arrangement])
     elif kind == "two":
         arrangement = str(rng.choice(["side by side", "side by side", "one above the other"]))
-        second = _toned(int((first.concept or 0) + rng.integers(1, concepts)) % concepts, rng)
+        second = Subject(int((first.concept or 0) + rng.integers(1, concepts)) % concepts)
         subjects = tuple(_at(s, *at) for s, at in zip((first, second), ARRANGEMENTS[arrangement], strict=True))
+    if tones:
+        subjects = _in_tones(subjects, rng.spawn(1)[0])
     backdrop: Backdrop = "plain"
     if kind in ("plain", "placed", "two") and rng.random() < 0.3:
         backdrop = BACKDROPS[1 + rng.integers(3)]
@@ -89,10 +94,10 @@ def in_tones() -> tuple[int, ...]:
     return tuple(number for number in sorted(toned()) if catalogue()[number].hexcode != STILL)
 
 
-def _toned(concept: int, rng: np.random.Generator) -> Subject:
-    if concept not in in_tones() or rng.random() >= TONED:
-        return Subject(concept)
-    return Subject(concept, tone=1 + int(rng.integers(len(TONES))))
+def _in_tones(subjects: tuple[Subject, ...], rng: np.random.Generator) -> tuple[Subject, ...]:
+    """The same, each concept that has tones in one of them or in its own colours."""
+    drawn = {one.concept: 1 + int(rng.integers(len(TONES))) if rng.random() < TONED else 0 for one in subjects}
+    return tuple(replace(one, tone=drawn[one.concept]) if one.concept in in_tones() else one for one in subjects)
 
 
 def _at(subject: Subject, x: float, y: float, size: float) -> Subject:

@@ -1,7 +1,7 @@
 """Training the second Nano from the command line, for as long as wanted: ``python -m kandinsky.lab.nano2.train``.
 
     python -m kandinsky.lab.nano2.train --data FOLDER --out runs/nano2/denoiser [--minutes 60] [--copy FOLDER]
-    python -m kandinsky.lab.nano2.train --data FOLDER --out runs/nano2/denoiser --steps 1100 --cooldown 500
+    python -m kandinsky.lab.nano2.train --data FOLDER --out runs/nano2/denoiser --steps 3200 --cooldown 500
 
 Fits the linear encoder and the portraits where ``linear.safetensors`` and ``portraits.pt`` are missing beside
 ``--out``, then trains, goes on from the last checkpoint whenever it is started again, and measures itself at every
@@ -32,12 +32,12 @@ from kandinsky.lab.nano.captions import held_colours
 from kandinsky.lab.nano2.catalogue import Sources, catalogue
 from kandinsky.lab.nano2.compose import render
 from kandinsky.lab.nano2.linear import fit_linear
-from kandinsky.lab.nano2.memorise import KeptScenes, Mix, SceneObjective, network_params, sample
+from kandinsky.lab.nano2.objective import KeptScenes, Mix, SceneObjective, network_params, sample
 from kandinsky.lab.nano2.portraits import Portraits
 from kandinsky.lab.nano2.scenes import draw_scene
 from kandinsky.train.steady import Steady, run_steadily
 
-STEPS, COOLDOWN = 1100, 500
+STEPS, COOLDOWN = 3200, 500
 """Of the release, and how many of them the rates fall to zero over."""
 RATES = Steady(muon=3e-4, plain=2e-4, rows=6e-4)
 """What is left to learn beside a draft is small, and so are the steps."""

@@ -1,6 +1,7 @@
 """Training the second Nano's text network on captions of random scenes.
 
     python -m kandinsky.lab.nano2.train_text --out runs/nano2/text --steps 4000
+    python -m kandinsky.lab.nano2.train_text --out runs/nano2/text --beside-rules     # a trained one and the rules
 
 It starts from the shipped text network, and captions come from ``describe``: what a caption says is to be read, what
 it leaves open is to be read as not said. A share of the captions names a single subject by a synonym that training may
@@ -14,26 +15,32 @@ import json
 import logging
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from kandinsky.catalogue import find
+from kandinsky.families.nano.reader import Understood
 from kandinsky.families.nano.scene_text import SUBJECTS, SceneReading, SceneTextNetwork
 from kandinsky.families.nano.scene_words import ROLES, Said, said_of, unsaid
+from kandinsky.families.nano.scenes import Scene, Subject
 from kandinsky.families.nano.text import NanoTextNetwork, NanoTextParams
 from kandinsky.families.nano.text_encoder import NanoTextEncoder
 from kandinsky.lab.nano.concepts import LANGUAGES, Language
 from kandinsky.lab.nano2.catalogue import catalogue
 from kandinsky.lab.nano2.describe import describe
+from kandinsky.lab.nano2.measure import fixed_prompts
+from kandinsky.lab.nano2.measures import measure_words
+from kandinsky.lab.nano2.reader import read
 from kandinsky.lab.nano2.scenes import draw_scene
 
 READ = tuple(role for role in ROLES if role != "kind")
@@ -186,17 +193,49 @@ def train_texts(out: Path, *, steps: int, batch: int = 96, lr: float = 1e-3, kee
     return result
 
 
+def beside_rules(out: Path) -> dict[str, Any]:
+    """A trained network and the rules on the same texts; also written into ``beside_rules.json``.
+
+    Returns:
+        Of each the rows of ``measures.measure_words``, and the share of the 48 fixed prompts with the same subjects.
+    """
+    texts = begin()
+    texts.network.load_state_dict(load_file(out / "text.safetensors"))
+    texts.network.eval()
+
+    @torch.no_grad()
+    def understood(text: str) -> Understood:
+        """As far as subjects go; the network has no way to name what it does not know."""
+        subjects, _ = texts.read([text]).chosen(0)
+        scene = Scene(tuple(Subject(None if row == 0 else row - 1) for row in subjects))
+        return Understood(None if subjects == (0,) else scene, (), ())
+
+    def subjects(read: Callable[[str], Understood], text: str) -> list[int | None]:
+        scene = read(text).scene
+        return [] if scene is None else [one.concept for one in scene.subjects]
+
+    prompts = [prompt["text"] for prompt in fixed_prompts()]
+    same = [subjects(understood, text) == subjects(read, text) for text in prompts]
+    result = {"network": measure_words(understood), "rules": measure_words(read), "fixed prompts": float(np.mean(same))}
+    result["fixed prompts apart"] = [text for text, alike in zip(prompts, same, strict=True) if not alike]
+    (out / "beside_rules.json").write_text(json.dumps(result, indent=1, ensure_ascii=False))
+    return result
+
+
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--beside-rules", action="store_true", help="compare what was trained with the reader by rules")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    logging.info("%s", train_texts(options.out, steps=options.steps))
+    logging.info(
+        "%s", beside_rules(options.out) if options.beside_rules else train_texts(options.out, steps=options.steps)
+    )
 
 
 if __name__ == "__main__":

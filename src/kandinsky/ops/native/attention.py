@@ -41,7 +41,7 @@ def pays(q_BSNK: Tensor, k_BLNK: Tensor, *, in_blocks: bool = False) -> bool:
 
     In bfloat16 PyTorch's kernel has the tiles of AMX, which ours has not; there `kandinsky tune` may find either.
     """
-    if q_BSNK.dtype is torch.bfloat16 and library.has_tiles():
+    if torch.compiler.is_compiling() or (q_BSNK.dtype is torch.bfloat16 and library.has_tiles()):
         return False
     numbers = q_BSNK.numel()
     if not in_blocks and numbers >= LEAST_QUERIES:

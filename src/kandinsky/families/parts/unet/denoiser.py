@@ -9,10 +9,10 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
 
 from kandinsky.diffusion.cogvideox import level_of
 from kandinsky.errors import BackendError
+from kandinsky.families.parts.two_passes import together
 from kandinsky.families.parts.unet.unet import Marks, UNet
 from kandinsky.model.denoiser import VIDEO, Denoiser, Known, OnTrack, Pass
 from kandinsky.model.values import TextEmbeddings
@@ -57,14 +57,8 @@ class UNetDenoiser:
             return None
         if self.before_BTHWC is not other.before_BTHWC or self.condition_BTHWC is not other.condition_BTHWC:
             return None
-        mine, theirs = self.text, other.text
-
-        def both(x_BTHWC: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-            text = _beside(mine.expand(len(x_BTHWC)), theirs.expand(len(x_BTHWC)))
-            first, second = self._pass(self._around(x_BTHWC).repeat(2, 1, 1, 1, 1), t, text).chunk(2)
-            return first, second
-
-        return both
+        both = together(self._pass, self.text, other.text)
+        return lambda x_BTHWC, t: both(self._around(x_BTHWC), t)
 
     def _around(self, x_BTHWC: Tensor) -> Tensor:
         around = (self.before_BTHWC, x_BTHWC, self.condition_BTHWC)
@@ -73,18 +67,6 @@ class UNetDenoiser:
     def _pass(self, x_BTHWC: Tensor, t: Tensor, text: TextEmbeddings) -> Tensor:
         out: Tensor = self.net(x_BTHWC, (level_of(t) - 1).to(x_BTHWC.device).expand(len(x_BTHWC)), text, self.marks)
         return out
-
-
-def _beside(first: TextEmbeddings, second: TextEmbeddings) -> TextEmbeddings:
-    """Both batches as one; rows that one has fewer of are masked."""
-    longest = max(first.tokens_BLC.shape[1], second.tokens_BLC.shape[1])
-    tokens, masks = [], []
-    for states in (first, second):
-        B, L, _ = states.tokens_BLC.shape
-        mask = states.tokens_BLC.new_ones(B, L, dtype=torch.bool) if states.mask_BL is None else states.mask_BL
-        tokens.append(F.pad(states.tokens_BLC, (0, 0, 0, longest - L)))
-        masks.append(F.pad(mask, (0, longest - L)))
-    return TextEmbeddings(torch.cat(tokens), torch.cat((first.pooled_BC, second.pooled_BC)), torch.cat(masks))
 
 
 def bind(net: nn.Module, known: Known, run: Pass) -> Denoiser:
@@ -107,7 +89,7 @@ def bind(net: nn.Module, known: Known, run: Pass) -> Denoiser:
         condition_BTHWC=extra.get("kept", extra.get("behind")),
         marks=marks_of(known),
     )
-    return OnTrack(VIDEO, inner, "noise")
+    return OnTrack(VIDEO, inner, "noise", together=run.together)
 
 
 def told(marks: Marks) -> dict[str, Tensor]:

@@ -1,8 +1,9 @@
 """Objective of the second Nano's denoiser: from noise and a draft to the one clip that a scene means.
 
 Place, size, phase and colour are known, so a scene has one right clip, and the network is asked for it: it predicts
-what the best guess of draft and noise lacks of the clean latent x̂0, its loss is the plain squared error of x̂0, and
-times are shifted to noise, since a release takes one step. x_t = (1 − t)·x_0 + t·noise; sampling follows (x_t − x̂0)/t.
+what the best guess of draft and noise lacks of the clean latent x̂0. Its loss is the squared error of x̂0 over that of
+the guess, so what counts are decibels; times are shifted to noise, since a release takes one step.
+x_t = (1 − t)·x_0 + t·noise; sampling follows (x_t − x̂0)/t.
 
 Legend: B clips, T latent frames, H W latent rows and columns, C channels.
 """
@@ -39,6 +40,8 @@ SIDE, FRAMES, LATENT_FRAMES = 192, 25, 4
 ROPE_SCALE = (0.25, 0.25, 0.25)
 STEPS = 1
 """Of the release: a scene has one right clip, and further steps add to its errors."""
+LEAST_ERROR = 0.02
+"""Of a guess, as the loss counts it."""
 OPEN = 0.2
 """Weight in the loss of a clip that has no right answer."""
 AHEAD = 512
@@ -176,7 +179,8 @@ class KeptScenes:
         rng = np.random.default_rng((self.mix.seed, number))
         alone = rng.random() < self.mix.wordless_share and self.sources.wordless
         concepts = min(self.mix.concepts or len(self.sources), len(self.sources))
-        return draw_scene(rng, concepts=concepts, wordless=self.sources.wordless if alone else None)
+        wordless = self.sources.wordless if alone else None
+        return draw_scene(rng, concepts=concepts, wordless=wordless, tones=self.portraits.decoder.tones.is_fitted)
 
     @torch.no_grad()
     def latents(self, number: int) -> Tensor:
@@ -317,11 +321,13 @@ class SceneObjective:
         known = torch.tensor([place is not None for place in batch.places])
         weight = torch.where(known, 1.0, OPEN)[:, None].expand(B, T).clone()
         weight[given, 0] = 0
-        loss = (error_BT * weight).sum() / weight.sum()
+        plain = (told.guess(noisy, t) - clean).pow(2).mul(self.weight_TC[:T, None, None]).mean(dim=(2, 3, 4))
+        # by decibels: in squares, the few clips of which little is known would be all that is learned from
+        loss = (error_BT / plain.clamp_min(LEAST_ERROR) * weight).sum() / weight.sum()
         figures = {f"loss_{T}": float(loss.detach())}
         rows = (error_BT.detach() * (weight > 0)).sum(1) / (weight > 0).sum(1)
-        plain = (told.guess(noisy, t) - clean).pow(2).mul(self.weight_TC[:T, None, None]).mean(dim=(2, 3, 4))
         seen = (weight > 0) & known[:, None]
+        figures[f"each_db_{T}"] = float(-10 * (error_BT.detach()[seen] / plain[seen]).log10().mean())
         figures[f"gain_db_{T}"] = 10 * math.log10(float(plain[seen].mean() / error_BT.detach()[seen].mean()))
         for name, low, high in (("low", 0.0, 0.5), ("middle", 0.5, 0.8), ("high", 0.8, 1.01)):
             chosen = (t >= low) & (t < high) & known
