@@ -3,9 +3,9 @@
 A clip is made of a caption that says all of a scene, and compared with what the scene looks like: drawn of the real
 images where their folder is given, of the model's own portraits where it is not. For each kind of scenes: *as told*,
 the share of clips that lie nearest to what was asked for among all that differs from it in that one thing (another
-concept, motion, camera, number, order, place, size, tone of skin), so what a prompt's words did is counted whoever understood them
-wrongly; the background's colour; how far the subject's middle lies from where it should be, and how far its size is
-off, frame by frame; flicker. With the real images also fidelity. Nothing here is learned.
+concept, motion, camera, number, order, place, size, tone of skin), so what a prompt's words did is counted whoever
+understood them wrongly; the background's colour; how far the subject's middle lies from where it should be, and how far
+its size is off, frame by frame; flicker. With the real images also fidelity. Nothing here is learned.
 
 Legend: T frames, H W rows and columns, K concepts.
 """
