@@ -13,7 +13,7 @@ from kandinsky.errors import RequestError
 Bare = Annotated[
     str | None,
     typer.Argument(
-        metavar="ID", help="Catalogue id, see `kandinsky models`; default: nano-t2v.", autocompletion=model_ids
+        metavar="ID", help="Catalogue id, see `kandinsky models`; default: nano2-t2v.", autocompletion=model_ids
     ),
 ]
 Same = Annotated[

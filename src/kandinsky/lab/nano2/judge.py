@@ -181,6 +181,10 @@ class Judged:
         return cls(told, Made(pipe), Made(beside), *inside(pipe))
 
 
+FARTHEST = 10
+"""Plain clips on a sheet of their own, the worst first."""
+
+
 def judge(
     judged: Judged, sources: Images | None, out: Path, *, count: int = CLIPS, groups: Sequence[str] | None = None
 ) -> dict[str, Any]:
@@ -203,6 +207,11 @@ def judge(
     def seen(name: str, made: list[Clip], meant: list[Clip]) -> None:
         logging.info("%s: %d clips", name, len(made))
         strips(made[:24], meant[:24]).save(out / f"{name.replace(' ', '_')}.png")
+        if name == "plain":
+            apart = [np.square(one.astype(float) - other).mean() for one, other in zip(made, meant, strict=True)]
+            worst = np.argsort(apart)[: -FARTHEST - 1 : -1]
+            sheet = strips([made[n] for n in worst], [meant[n] for n in worst], across=2)
+            sheet.resize((sheet.width // 2, sheet.height // 2)).save(out / "farthest.webp", quality=75)
 
     session = Session(judged.make, reference, judged.read, count, None, judged.round_trip, groups, seen)
     for task, make in (("text-to-video", judged.make), ("image-to-video", judged.animate)):
