@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 import kandinsky
 from kandinsky.bench.fit_preview import samples
 from kandinsky.catalogue import find, plan
+from kandinsky.cli.main import main
 from kandinsky.engine.accepts import accepted
 from kandinsky.engine.conditions import lacks
 from kandinsky.engine.pipeline import GenerationPipeline
@@ -173,6 +175,46 @@ def test_what_is_unknown_is_refused_with_what_is_near(encoder: NanoSceneEncoder)
     left_open = encoder.encode(["something on a red background"])
     assert torch.equal(left_open.tokens_BLC[0, :36], encoder.network([NOTHING]).tokens_BLC[0, :36])
     assert left_open.pooled_BC[0, DIM] == 1  # and yet it stands somewhere
+
+
+@pytest.mark.parametrize("prompt", ["no cat", "без кошки", "кошки нет"])
+def test_a_prompt_that_only_leaves_out_is_told_to_say_what_is_shown(encoder: NanoSceneEncoder, prompt: str) -> None:
+    with pytest.raises(RequestError, match=f"`{prompt}` says only what to leave out.*say what is"):
+        encoder.encode([prompt])
+
+
+def test_neighbours_are_named_in_the_language_of_the_prompt(encoder: NanoSceneEncoder) -> None:
+    for prompt, near in (("spaghetti", "`pizza`"), ("спагетти", "`пицца`"), ("🍝", "`pizza`")):
+        with pytest.raises(RequestError, match=f"the nearest that it can show are .*{near}"):
+            encoder.encode([prompt])
+
+
+def test_what_is_like_nothing_is_refused_with_examples(encoder: NanoSceneEncoder) -> None:
+    with pytest.raises(RequestError, match="`zxcvb` asks for, and nothing like it: it shows things such as `cat`"):
+        encoder.encode(["zxcvb"])
+
+
+def test_no_text_raises_anything_but_a_refusal(encoder: NanoSceneEncoder) -> None:
+    rng = np.random.default_rng(5)
+    for _ in range(300):
+        codes = rng.choice([32, 39, 45, 44, 0x200D, 0xFE0F, 0x1F3FD, 0x1F43C, 0x1F9D9, 0x2640], rng.integers(1, 12))
+        text = "".join(map(chr, codes)) + "".join(map(chr, rng.integers(1, 0xD7FF, rng.integers(0, 4))))
+        encoder.unused(text), encoder.unused(text, beside_image=True), encoder.encode_against(text, "a cat")
+        with suppress(RequestError):
+            encoder.encode([text])
+
+
+def test_an_unknown_negative_prompt_is_as_an_empty_one(
+    encoder: NanoSceneEncoder, pipe: GenerationPipeline, caplog: pytest.LogCaptureFixture
+) -> None:
+    nothing, some = encoder.encode_against("blurry, deformed", "a cat"), encoder.encode_against("a dog", "a cat")
+    assert torch.equal(nothing.tokens_BLC, encoder.encode([""]).tokens_BLC) and "names nothing" in caplog.text
+    assert torch.equal(some.tokens_BLC, encoder.encode(["a dog"]).tokens_BLC)
+    one, other = (pipe("a cat", seed=1, steps=1, guidance=2.0, negative_prompt=text) for text in ("", "размыто"))
+    assert np.array_equal(one.frames, other.frames)
+    caplog.clear()
+    pipe("a cat", seed=1, steps=1, negative_prompt="blurry")
+    assert "no effect at guidance 1" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -548,7 +590,6 @@ def test_an_image_stays_the_first_frame(cards: Path) -> None:
 @pytest.mark.parametrize(
     ("prompt", "image", "fields"),
     [
-        ("a cat jumps", "ramp", {"seconds": 0}),
         ("a cat jumps", "ramp", {"seconds": 0.7}),
         ("a cat jumps", "ramp", {"seconds": 1.4}),
         ("a cat left of a dog", "ramp", {}),
@@ -568,9 +609,9 @@ def test_pictures_of_all_kinds_begin_clips_of_all_kinds(
     }[image]
     pipe = kandinsky.load("tiny2-i2v", device="cpu")
     video = pipe(prompt, image=given, seed=1, **fields)
-    alone = pipe("", image=given, seed=2, seconds=0)
+    alone = pipe("", image=given, seed=2, seconds=0.7)
     assert np.abs(video.frames[0].astype(int) - alone.frames[0]).max() <= 2
-    assert video.frames.shape[0] == {0: 1, 0.7: 9, 1.4: 17}.get(fields.get("seconds", 2), 25)
+    assert video.frames.shape[0] == {0.7: 9, 1.4: 17}.get(fields.get("seconds", 2), 25)
 
 
 def test_text_to_video_goes_on_from_a_first_frame_too(cards: Path) -> None:
@@ -650,6 +691,47 @@ def test_previews_are_fitted_without_the_first_latent_frame(pipe: GenerationPipe
     whole, later = (samples(pipe, "a cat on red", 1, first=first) for first in (True, False))
     assert [len(x) for x in (*whole, *later)] == [4 * 144] * 2 + [3 * 144] * 2
     assert torch.equal(whole[0][144:], later[0]) and torch.equal(whole[1][144:], later[1])
+
+
+@pytest.mark.parametrize(
+    ("prompt", "unused"),
+    [
+        ("a cat fades in", ("fades in",)),
+        ("a Cat jumps on a Blue background", ("Blue", "background")),
+        ("кошка плавно появляется", ("плавно появляется",)),
+        ("кошка прыгает, фон синий", ("фон", "синий")),
+        ("a cat jumps, the camera zooms in", ()),
+        ("an owl drums without a hat on red", ("drums", "without", "hat", "red")),
+    ],
+)
+def test_beside_an_image_what_it_decides_is_named(
+    encoder: NanoSceneEncoder, prompt: str, unused: tuple[str, ...]
+) -> None:
+    assert encoder.unused(prompt, beside_image=True) == unused
+
+
+def test_beside_an_image_nothing_fades_in(encoder: NanoSceneEncoder) -> None:
+    image = Image.new("RGB", (192, 192))
+    one, other = (encoder.encode_with_images([text], [image]) for text in ("a cat fades in", "a cat"))
+    assert torch.equal(one.pooled_BC, other.pooled_BC) and torch.equal(one.tokens_BLC, other.tokens_BLC)
+
+
+def test_a_still_of_an_image_is_refused(cards: Path) -> None:
+    animate = kandinsky.load("tiny2-i2v", device="cpu")
+    image = np.zeros((192, 192, 3), np.uint8)
+    with pytest.raises(RequestError, match=r"`0` seconds are not supported by `tiny2-i2v`: use 0.67 to 2") as caught:
+        animate("a cat", image=image, seconds=0)
+    assert caught.value.hint == "a still would be the image itself"
+    assert animate("a cat jumps", image=image, seconds=0.67, seed=1).frames.shape[0] == 9
+
+
+def test_that_seeds_look_alike_is_said_once_and_only_of_such_models(
+    cards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for model, count, said in (("tiny2-t2v", 2, 1), ("tiny2-t2v", 1, 0), ("nano-t2v", 2, 0)):
+        line = ["generate", "a cat", "-m", model, "--count", str(count), "--seconds", "0", "--steps", "1"]
+        assert main([*line, "-o", str(tmp_path / f"{model}-{count}-%d.png")]) == 0
+        assert capsys.readouterr().err.count("other seeds look nearly the same") == said, model
 
 
 def test_beside_an_image_a_motion_is_enough(encoder: NanoSceneEncoder) -> None:

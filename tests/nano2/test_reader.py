@@ -7,8 +7,9 @@ import random
 import numpy as np
 import pytest
 
-from kandinsky.families.nano.reader import SceneReader, Understood, stem
+from kandinsky.families.nano.reader import SceneReader, Understood
 from kandinsky.families.nano.scenes import Scene, plain_scene
+from kandinsky.families.nano.spelling import stem
 from kandinsky.lab.nano.captions import COLOURS
 from kandinsky.lab.nano2.catalogue import catalogue
 from kandinsky.lab.nano2.describe import describe

@@ -72,7 +72,8 @@ def test_examples_of_the_pages_do_all_that_they_say(page: str) -> None:
 
 
 def test_unknown_prompts_name_the_nearest() -> None:
-    assert "penguin" in reader().nearest("a pengiun") and len(reader().nearest("zzz")) == 3
+    assert "penguin" in reader().nearest("a pengiun") and len(reader().nearest("a pengiun")) == 3
+    assert reader().nearest("zxcvb") == []
     report = told("a green owl", read("a green owl"))
     assert report["subjects"] == ["owl"] and report["ignored"] == ["green"] and "colour" in report["left open"]
 

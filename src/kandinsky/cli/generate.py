@@ -241,6 +241,8 @@ def generate(
         show_plan(plan_resolved(jobs[0], options, root=source.root), as_json=as_json, clips=len(jobs))
         return
 
+    if count > 1 and not quiet and source.card.part("text").settles:
+        say(f"`{model}` shows what the words say, so other seeds look nearly the same: other words make other clips")
     if ray is not None and world.size > 1:
         raise RequestError("--ray starts its own processes: leave `torchrun` out")
     # items of a file are made one by one, so there is no batch to split

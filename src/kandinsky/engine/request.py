@@ -592,9 +592,11 @@ def _seconds(seconds: float | None, card: Card, request: Request) -> float:
         check_able(request, card, value)
         high = LONGEST
     if not low <= value <= high:
+        itself = value == 0 and card.does.image == "required"
         raise RequestError(
             f"`{value:g}` seconds are not supported by `{card.id}`: use {low:g} to {high:g}"
-            + (" (0 makes a still image)" if low == 0 else "")
+            + (" (0 makes a still image)" if low == 0 else ""),
+            hint="a still would be the image itself" if itself else None,
         )
     if value > 0 and frames_of(value, card) == 1:
         raise RequestError(

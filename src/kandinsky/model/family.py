@@ -175,6 +175,7 @@ class Part:
         contrasting: Whether a text encoder uses the prompt when it encodes the negative prompt.
         expands: Tasks for which a text encoder can expand a prompt.
         tells_unused: Whether a text encoder reports the words of a prompt that it does not use.
+        settles: Whether a prompt settles what is made, so that seeds make hardly a difference.
         mixes: Whether a mean of a text encoder's states is between what they say, as a fade between prompts needs.
         steers: Whether a text encoder tells what the actions of a card's `roll.actions` lead to (``SteeringEncoder``).
         vocabulary: Lists what a text encoder with a closed vocabulary can name; None if it is open. Imports no torch.
@@ -211,6 +212,7 @@ class Part:
     contrasting: bool = False
     expands: tuple[str, ...] = ()
     tells_unused: bool = False
+    settles: bool = False
     mixes: bool = True
     steers: bool = False
     vocabulary: Lazy[Vocabulary] | None = None

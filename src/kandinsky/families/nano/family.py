@@ -52,7 +52,9 @@ FAMILY = Family(
         "nano.scenes": Part(
             reader=Lazy(f"{_HERE}.networks:scene_encoder"),
             tensors=("rows",),
+            contrasting=True,
             tells_unused=True,
+            settles=True,
             vocabulary=Lazy(f"{_HERE}.networks:scene_vocabulary"),
             mixes=False,  # a state says where everything stands, and a scene half way is none
             cost=_SMALL,

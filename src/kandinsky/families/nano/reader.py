@@ -7,56 +7,55 @@ places, sizes, motions, cameras, counts and backgrounds; the lists ship with the
 
 from __future__ import annotations
 
-import difflib
+import functools
+import itertools
 import re
-import unicodedata
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
-from kandinsky.families.nano.scenes import ARRANGEMENTS, PLACES, SIZES, WHITE, Backdrop, Scene, Subject
-from kandinsky.families.nano.tone_words import EMOJI, apart, tones_of
+from kandinsky.families.nano.scenes import ARRANGEMENTS, MOST_SUBJECTS, PLACES, SIZES, WHITE, Backdrop, Scene, Subject
+from kandinsky.families.nano.spelling import (
+    WORD_START,
+    forms_of,
+    least_likeness,
+    likeness,
+    pauses,
+    sound_of,
+    stem,
+    without_vowel,
+    words_of,
+)
+from kandinsky.families.nano.tone_words import tones_of
 from kandinsky.weights.untrusted import read_table, reading
 
 LONGEST = 8  # words of a phrase
 READ = 12  # words of a prompt that are compared with names of concepts, where none is known
-_WORD = rf"[\w'’-]+|{EMOJI}"
-# the longer before the shorter
-_RU_ENDINGS = (
-    *("ами", "ями", "ого", "его", "ому", "ему", "ыми", "ими", "ой", "ей", "ою", "ею", "ом", "ем", "ов", "ев", "ах"),
-    *("ях", "ам", "ям", "ая", "яя", "ое", "ее", "ый", "ий", "ые", "ие", "ую", "юю", "ых", "их"),
-    *("а", "я", "о", "е", "ы", "и", "у", "ю", "ь", "й"),
+SURER = 0.06  # what is so much less alike than the nearest is not named
+SCOPE = 6  # words that a "no" speaks of, at most
+_DETERMINERS = frozenset(
+    [
+        *("a", "an", "the", "one", "this", "that", "my", "your", "his", "her", "its", "our", "their", "each"),
+        *("every", "another", "some"),
+    ]
 )
-
-
-def plain(text: str) -> str:
-    """Lower case, NFC, «ё» as «е», single spaces: how names and prompts are compared."""
-    return " ".join(unicodedata.normalize("NFC", text).lower().replace("ё", "е").split())
-
-
-def stem(word: str) -> str:
-    """A word without its ending, so that the forms of one word meet; English plurals and Russian cases."""
-    if re.fullmatch(r"[а-я-]+", word):
-        for ending in _RU_ENDINGS:
-            if word.endswith(ending) and len(word) - len(ending) >= 3:
-                return word[: -len(ending)]
-        return word
-    if len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us")):
-        return word[:-1]
-    return word
-
-
-def words_of(text: str) -> list[str]:
-    """Words of a text in lower case, «ё» as «е»; an emoji is a word."""
-    return re.findall(_WORD, plain(apart(text)))
-
-
-def spelt(text: str) -> list[str]:
-    """The same words as they were spelt, as far as they can be told."""
-    found = re.findall(_WORD, unicodedata.normalize("NFC", apart(text)))
-    return found if len(found) == len(words_of(text)) else words_of(text)
+_BEFORE_VERBS = frozenset(
+    [
+        *("he", "she", "it", "they", "who", "which", "we", "i", "you", "to", "can", "will", "must", "should"),
+        *("would", "could", "and", "then"),
+    ]
+)
+_TOWARDS = frozenset(
+    [
+        *("on", "in", "at", "with", "by", "near", "against", "from", "over", "to", "behind", "beside", "inside"),
+        *("but", "while", "as", "на", "в", "во", "с", "со", "у", "к", "по", "из", "от", "под", "над", "за"),
+        *("возле", "около", "рядом", "но", "а"),
+    ]
+)
+"""Words that end what a "no" speaks of."""
+_OR = frozenset(["or", "nor", "или", "ни", "либо"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +79,14 @@ class Understood:
         spans: What was understood, in order.
         ignored: Words that change nothing, because they are unknown or cannot be shown.
         left_open: Roles of ``scene_words.ROLES`` that the prompt does not speak of; the scene holds defaults there.
+        negated: Names of what should not be there.
     """
 
     scene: Scene | None
     spans: tuple[Span, ...]
     ignored: tuple[str, ...]
     left_open: tuple[str, ...] = field(default=())
+    negated: tuple[str, ...] = field(default=())
 
 
 Lexicon = dict[tuple[str, ...], tuple[str, str]]
@@ -97,7 +98,10 @@ class SceneReader:
     Args:
         table: The contents of `words.json`: `concepts`, names of each in English and Russian; `phrases`, triples of a
             role, a meaning and phrases for it, parted by bars, of which an earlier one wins; `silent`, words that need
-            no answer, `general`, what concepts do by themselves, and `toned`, concepts whose skin can have tones.
+            no answer, and `general`, what concepts do by themselves. Where it has them: `emoji`, the characters of each
+            concept; `toned`, concepts whose skin can have tones; `verbs`, names that are also what somebody does;
+            `near`, pairs of concepts and of words that are near them, parted by bars; `alike`, the concepts nearest to
+            each; `real`, words that are near nothing but are spelt like one that is.
     """
 
     def __init__(self, table: Mapping[str, Any]) -> None:
@@ -108,12 +112,25 @@ class SceneReader:
         self._exact: Lexicon = {}
         self._stems: Lexicon = {}
         self._motions: dict[tuple[str, ...], str] = {}
+        self._verbs = frozenset(table.get("verbs", "").split())
+        self._real = frozenset(table.get("real", "").split())
+        self._near: dict[str, list[int]] = {}
+        for concepts, words in table.get("near", ()):
+            for word in words.split("|"):
+                self._near.setdefault(word, [int(number) for number in concepts.split()])
+        for word, numbers in list(self._near.items()):
+            self._near.setdefault(stem(word), numbers)
+        self._alike = [[int(number) for number in numbers.split()] for numbers in table.get("alike", ())]
+        for number, characters in enumerate(table.get("emoji", ())):
+            for one in characters.split():
+                self._exact[tuple(words_of(one))] = ("subject", str(number))
         for role, meaning, phrases in table["phrases"]:
             for phrase in phrases.split("|"):
                 if words := words_of(phrase):
                     self._exact.setdefault(tuple(words), (role, meaning))
                     stems = tuple(stem(word) for word in words)
-                    self._stems.setdefault(stems, (role, meaning))
+                    for forms in (stems, (*stems[:-1], without_vowel(words[-1]))):
+                        self._stems.setdefault(forms, (role, meaning))
                     if role == "motion":
                         self._motions.setdefault(stems, meaning)
 
@@ -128,6 +145,18 @@ class SceneReader:
         with reading(path, "holds no list of words"):
             return cls(table)
 
+    def _meaning(self, words: tuple[str, ...]) -> tuple[str, str] | None:
+        """Role and meaning of a phrase, as it is or in another form; of Russian words a name before a synonym."""
+        exact, other = self._exact.get(words), self._stems.get(tuple(stem(word) for word in words))
+        is_name = exact and other and (exact[0], other[0]) == ("synonym", "subject") and not words[0].isascii()
+        return other if is_name else exact or other
+
+    def names_something(self, phrase: str) -> bool:
+        """Whether a word or phrase as a whole names a concept, in any of its forms."""
+        words = tuple(words_of(phrase))
+        found = self._meaning(words)
+        return found is not None and found[0] in ("subject", "synonym")
+
     def find_spans(self, text: str) -> tuple[list[tuple[Span, int]], list[tuple[str, int]]]:
         """Known phrases, from left to right and the longest first, and all other words; each with its place."""
         words, at = words_of(text), 0
@@ -136,7 +165,10 @@ class SceneReader:
         while at < len(words):
             for length in range(min(LONGEST, len(words) - at), 0, -1):
                 phrase = tuple(words[at : at + length])
-                if found := self._exact.get(phrase) or self._stems.get(tuple(stem(word) for word in phrase)):
+                single = (*phrase[:-1], phrase[-1].removesuffix("s"))
+                if length > 1 and at and words[at - 1] in ("a", "an") and phrase != single and single in self._exact:
+                    continue  # "a panda bears a gift" speaks of no panda bears
+                if found := self._meaning(phrase):
                     spans.append((Span(" ".join(phrase), *found), at))
                     at += length
                     break
@@ -156,25 +188,23 @@ class SceneReader:
         """
         spans, others = self.find_spans(text)
         ignored = [(word, at) for word, at in others if word not in self.silent and word not in self.general]
-        kept: list[tuple[Span, int]] = []
-        negated = False
-        for span, at in spans:
-            if span.role == "not":
-                negated = True
-                ignored.append((span.text, at))
-                continue
-            if negated:
-                ignored.append((span.text, at))
-                negated = False
-                continue
-            kept.append((span, at))
-        named = any(span.role == "subject" for span, _ in kept)
+        words, stops = words_of(text), pauses(text)
+        absent = _negated(words, spans, stops, self.silent)
+        ignored += [(span.text, at) for span, at in spans if at in absent]
+        negated = tuple(s.text for s, at in spans if at in absent and s.role in ("subject", "synonym"))
+        spans, repeated = _counted([(span, at) for span, at in spans if at not in absent], words)
+        kept, doings = self._without_doings(words, spans, stops)
+        ignored += repeated + doings
+        named = any(span.role in ("subject", "anything") for span, _ in kept)
         if named:  # beside a name, "crying" or "happy" is no second subject, and "jump" what "jumps" is
-            begins = min(at for span, at in kept if span.role == "subject")
+            begins = min(at for span, at in kept if span.role in ("subject", "anything"))
             kept = [(self._as_motion(span) if at > begins else span, at) for span, at in kept]
             ignored += [(s.text, at) for s, at in kept if s.role == "synonym" and s.text not in self.general]
             kept = [(span, at) for span, at in kept if span.role != "synonym"]
-        else:  # "a kitty waves" is no wave
+        else:  # "a kitty waves" is no wave, and "an old lighthouse" no old man
+            described = self._before_strangers(kept, others, stops)
+            ignored += [(span.text, at) for span, at in kept if at in described]
+            kept = [(span, at) for span, at in kept if at not in described]
             if any(span.role == "synonym" and span.text not in self.general for span, _ in kept):
                 kept = [(s, at) for s, at in kept if s.role != "synonym" or s.text not in self.general]
             kept, unmeant = _settled(kept)
@@ -201,7 +231,7 @@ class SceneReader:
         kept = [(one, at) for one, at in kept if not (one.role == "subject" and int(one.meaning) in numbers[2:])]
         if not numbers:
             rest = tuple(word for word, _ in sorted(ignored, key=lambda item: item[1]))
-            return Understood(None, tuple(span for span, _ in kept), rest)
+            return Understood(None, tuple(span for span, _ in kept), rest, negated=negated)
         tones, unused = tones_of(kept, self.toned)
         ignored += [(span.text, at) for span, at in kept if at in unused]
         kept = [(span, at) for span, at in kept if at not in unused]
@@ -209,34 +239,149 @@ class SceneReader:
         scene = replace(scene, subjects=tuple(replace(s, tone=tones.get(s.concept, 0)) for s in scene.subjects))
         ignored += [(span.text, at) for span, at in kept if not _is_shown(span, scene)]
         rest = tuple(word for word, _ in sorted(ignored, key=lambda item: item[1]))
-        return Understood(scene, tuple(span for span, _ in kept if _is_shown(span, scene)), rest, left_open)
+        shown = tuple(span for span, _ in kept if _is_shown(span, scene))
+        return Understood(scene, shown, rest, left_open, negated)
+
+    def _before_strangers(
+        self, spans: Sequence[tuple[Span, int]], others: Sequence[tuple[str, int]], stops: frozenset[int]
+    ) -> set[int]:
+        """Places of the synonyms that describe a thing which is none of the concepts: they stand right before it."""
+        strangers = {at for word, at in others if any(form in self._near for form in forms_of(word))}
+        ends = {at: at + len(span.text.split()) for span, at in spans if span.role == "synonym"}
+        return {at for at, end in ends.items() if end in strangers and end - 1 not in stops}
 
     def _as_motion(self, span: Span) -> Span:
         """A synonym that is also a form of a word for a motion, as that motion."""
         meaning = self._motions.get(tuple(stem(word) for word in words_of(span.text)))
         return replace(span, role="motion", meaning=meaning) if span.role == "synonym" and meaning else span
 
-    def nearest(self, text: str, count: int = 3) -> list[str]:
-        """English names of the concepts that are spelt most like a word of the text, in either language.
+    def _without_doings(
+        self, words: list[str], spans: list[tuple[Span, int]], stops: frozenset[int]
+    ) -> tuple[list[tuple[Span, int]], list[tuple[str, int]]]:
+        """Spans without English names that say what somebody does ("a panda drums") or what kind of thing it is.
+
+        Right behind a name, a word with an "s" is what one thing does, and a word without it what several do, if it is
+        a verb. Between an article and a name, another name says of which kind it is: "an apple tree" is a tree.
+
+        Returns:
+            The other spans, and the words of these.
+        """
+        left_out: set[int] = set()
+        for (one, at), (other, then) in itertools.pairwise(spans):
+            if one.role not in ("subject", "synonym") or at in left_out or not _is_name(other):
+                continue
+            between = words[at + len(one.text.split()) : then]
+            if any(not word.endswith("ly") for word in between) or any(n in stops for n in range(at, then)):
+                continue
+            first_is_many = one.text.isascii() and one.text != self._single(one.text)
+            single = self._single(other.text)
+            if other.text != single:
+                article = _article(words, at, stops)
+                if (
+                    article
+                    and not first_is_many
+                    and (one.role == "subject" or article != "the" or single in self._verbs)
+                ):
+                    left_out.add(then)
+                elif one.role == "subject" and not article and not first_is_many and one.text.isascii():
+                    left_out.add(at)
+            elif single in self._verbs and (first_is_many or _is_joined(words, at)):
+                left_out.add(then)
+            elif not between and one.role == other.role == "subject" and _is_name(one) and _article(words, at, stops):
+                left_out.add(at)
+        for span, at in spans:  # "she watches", "wants to fly"
+            if at and _is_name(span) and words[at - 1] in _BEFORE_VERBS and at - 1 not in stops:
+                single = self._single(span.text)
+                if single in self._verbs and words[at - 1] != "and":
+                    left_out.add(at)
+            # «кот дома» is at home, «два дома» are houses
+            if at and span.text == "дома" and not any(one.role == "count" and then == at - 1 for one, then in spans):
+                left_out.add(at)
+        others = [(span.text, at) for span, at in spans if at in left_out and span.text not in self.general]
+        return [(span, at) for span, at in spans if at not in left_out], others
+
+    def _single(self, text: str) -> str:
+        """The word of which an English name is the form with an "s", or the name as it is."""
+        for ending, instead in (("ies", "y"), ("ves", "f"), ("es", ""), ("s", "")):
+            word = text.removesuffix(ending) + instead
+            if text.endswith(ending) and (self._exact.get((word,)) or ("", ""))[0] in ("subject", "synonym"):
+                return word
+        return text
+
+    def nearest(self, text: str, count: int = 3, *, language: int = 0) -> list[str]:
+        """Names of concepts near the words of a text: misspelt, or near in meaning to one that is known to be.
+
+        What is most like the first of them follows, where fewer are found.
 
         Args:
-            text: Its first words count.
-            count: How many.
+            text: Its first words count, in either language.
+            count: How many, at most.
+            language: Of the names: 0 for English, 1 for Russian.
+
+        Returns:
+            The nearest first; empty where nothing is near.
         """
+        spans, others = self.find_spans(text)
+        known = [
+            span.text for span, _ in spans if span.role in ("subject", "synonym") and span.text not in self.general
+        ]
+        strangers = [word for word, _ in others if word not in self.silent and word not in self.general]
+        strangers += [
+            span.text for span, _ in spans if span.role == "backdrop" and span.text in self._near
+        ]  # "the sky"
         best: dict[int, float] = {}
-        words = words_of(text)[:READ]
+        for words in (strangers, known):  # of "an old lighthouse", the lighthouse
+            for word in words[:READ] if not best else ():
+                for number, value in self._like(word).items():
+                    best[number] = max(best.get(number, 0.0), value)
+        found = [n for n in sorted(best, key=lambda n: -best[n]) if best[n] > max(best.values()) - SURER]
+        more = [other for number in found[:1] for other in (self._alike or [[]] * len(self.names))[number]]
+        return [self.names[number][language] for number in dict.fromkeys((*found, *more))][:count]
+
+    def _like(self, word: str) -> dict[int, float]:
+        """Concepts near a word, and how sure that is."""
+        best: dict[int, float] = {}
+
+        def add(numbers: Iterable[int], value: float) -> None:
+            for place, number in enumerate(numbers):
+                best[number] = max(best.get(number, 0.0), value - 0.01 * place)
+
+        exact = self._exact.get((word,)) or self._stems.get((stem(word),))
+        if exact and exact[0] in ("subject", "synonym"):
+            add(map(int, exact[1].split(",")), 1.0)
+            return best
+        if form := next((form for form in forms_of(word) if form in self._near), None):
+            add(self._near[form], 0.98)
+            return best
+        if any(form in self._real for form in forms_of(word)):
+            return best
+        sound = sound_of(word)
+        for other, numbers in self._spellings.get(sound[:1], ()):
+            value = likeness(sound, other)
+            if value >= least_likeness(word):
+                add(numbers, value)
+        return best
+
+    @functools.cached_property
+    def _spellings(self) -> dict[str, list[tuple[str, list[int]]]]:
+        """All words that a misspelt one may mean, as they sound, by their first letters."""
+        found: dict[str, list[tuple[str, list[int]]]] = {}
         for phrase, (role, meaning) in self._exact.items():
-            if role not in ("subject", "synonym"):
-                continue
-            name, number, matcher = " ".join(phrase), int(meaning.split(",")[0]), difflib.SequenceMatcher()
-            matcher.set_seq2(name)
-            enough = sorted(best.values())[-count] if len(best) >= count else 0.0
-            for word in words:
-                matcher.set_seq1(word)
-                if matcher.real_quick_ratio() > enough and matcher.quick_ratio() > enough:
-                    best[number] = max(best.get(number, 0.0), matcher.ratio())
-        found = sorted(best, key=lambda number: -best[number])
-        return [self.names[number][0] for number in dict.fromkeys((*found, *range(count)))][:count]
+            if role in ("subject", "synonym") and len(phrase) == 1:
+                found.setdefault(sound_of(phrase[0])[:1], []).append(
+                    (sound_of(phrase[0]), list(map(int, meaning.split(","))))
+                )
+        for word, numbers in self._near.items():
+            found.setdefault(sound_of(word)[:1], []).append((sound_of(word), numbers))
+        return found
+
+    def has_neighbours(self, word: str) -> bool:
+        """Whether a word names a concept or is near one, spelt as it is."""
+        return self.names_something(word) or any(form in self._near for form in forms_of(word))
+
+    def is_like(self, word: str) -> bool:
+        """Whether a word is taken for another one, misspelt."""
+        return bool(self._like(word))
 
     def found(self, text: str = "") -> list[tuple[str, ...]]:
         """Names of the concepts that a text speaks of, in their order; of all of them if it is empty.
@@ -254,6 +399,90 @@ class SceneReader:
             for number, names in enumerate(self.names)
             if all(any(one.startswith(word) for one in known[number]) for word in wanted)
         )
+
+
+def _is_name(span: Span) -> bool:
+    """Whether a span is one English word that names something."""
+    return span.role in ("subject", "synonym") and bool(re.fullmatch("[a-z]+", span.text))
+
+
+def _article(words: Sequence[str], at: int, stops: frozenset[int]) -> str:
+    """The article or pronoun of a name, up to two other words before it."""
+    if words[at] in ("he", "she"):
+        return words[at]
+    for n in range(at - 1, max(-1, at - 4), -1):
+        if n in stops:
+            break
+        if words[n] in _DETERMINERS:
+            return words[n]
+    return ""
+
+
+def _is_joined(words: Sequence[str], at: int) -> bool:
+    """Whether a name is the second of two, or there are several of it."""
+    return any(word in ("and", "two", "three", "2", "3") for word in words[max(0, at - 3) : at])
+
+
+def _negated(
+    words: Sequence[str], spans: Sequence[tuple[Span, int]], stops: frozenset[int], silent: frozenset[str]
+) -> set[int]:
+    """Places of the spans that a "no" speaks of, and of the "no" itself.
+
+    It speaks of what follows: of the first phrase, of what describes it, and of all that "or" adds; not of what stands
+    behind a comma, "and", or a word like "on". A «нет» that ends a sentence speaks of what stands before it.
+    """
+    begins = {at: span for span, at in spans}
+    found: set[int] = set()
+    for span, at in spans:
+        if span.role != "not" or at in found:
+            continue
+        found.add(at)
+        place, first = at + len(span.text.split()), True
+        if place - 1 in stops or place >= len(words):
+            found |= {one for one in begins if begins[one].role in ("subject", "synonym") and 0 < at - one <= 2}
+            continue
+        for _ in range(SCOPE):
+            one = begins.get(place)
+            if place >= len(words) or (not first and one and one.role in ("motion", "place", "backdrop")):
+                break
+            if one is None and words[place] in _OR:
+                first = True
+            elif one is None and words[place] in _TOWARDS:
+                if not first:
+                    break
+            elif one is not None and one.role in ("and", "relation", "camera", "not"):
+                break
+            elif one is not None:
+                found.add(place)
+                place += len(one.text.split()) - 1
+                if one.role not in ("colour", "size", "count") and (
+                    place + 1 >= len(words) or words[place + 1] not in _OR
+                ):
+                    break
+                first = False
+            elif words[place] not in silent:
+                first = False
+            if place in stops:
+                break
+            place += 1
+    return found
+
+
+def _counted(
+    spans: list[tuple[Span, int]], words: Sequence[str]
+) -> tuple[list[tuple[Span, int]], list[tuple[str, int]]]:
+    """Spans in which an emoji that stands two or three times in a row is counted; and those beyond the third."""
+    kept: list[tuple[Span, int]] = []
+    beyond: list[tuple[str, int]] = []
+    for _, group in itertools.groupby(spans, key=lambda one: (one[0].meaning, bool(WORD_START.match(one[0].text)))):
+        same = list(group)
+        (span, at), many = same[0], len(same)
+        if many < 2 or span.role != "subject" or WORD_START.match(span.text) or same[-1][1] - at != many - 1:
+            kept += same
+            continue
+        kept += [(span, at), (Span(span.text, "count", str(min(many, MOST_SUBJECTS))), at)]
+        beyond += [(one.text, place) for one, place in same[MOST_SUBJECTS:]]
+    return kept, beyond
 
 
 def _settled(spans: list[tuple[Span, int]]) -> tuple[list[tuple[Span, int]], list[tuple[str, int]]]:

@@ -6,7 +6,10 @@ Where the scene's subjects stand in each frame, and before what, travels behind 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +19,18 @@ from PIL.Image import Image
 from kandinsky.errors import RequestError, WeightsError
 from kandinsky.families.nano.geometry import packed
 from kandinsky.families.nano.params import NanoSceneParams
-from kandinsky.families.nano.reader import SceneReader, Understood, spelt, words_of
+from kandinsky.families.nano.reader import SceneReader, Span, Understood
 from kandinsky.families.nano.scene_words import NOTHING, Said, SceneWords, said_of, unsaid
 from kandinsky.families.nano.scenes import Scene
+from kandinsky.families.nano.spelling import spelt, words_of
 from kandinsky.model.values import TextEmbeddings
 from kandinsky.printing import escaped
 from kandinsky.weights.read import load_into
+
+log = logging.getLogger(__name__)
+APPEARS = "fades in"
+EXAMPLES = ("cat", "rocket", "birthday cake")
+"""What can be shown, where nothing is near what was asked for."""
 
 
 class NanoSceneEncoder:
@@ -60,40 +69,68 @@ class NanoSceneEncoder:
         read = [self._read(prompt, beside_image=True) for prompt, _ in zip(prompts, images, strict=True)]
         return self._states([said_beside_image(one) for one in read], [one.scene for one in read])
 
+    def encode_against(self, negative: str, prompt: str) -> TextEmbeddings:
+        """Embeddings of one negative prompt, which matter above guidance 1 alone.
+
+        One in which nothing is known is as an empty one: what it wants left out would not be shown anyway.
+        """
+        scene = self.reader.read(negative).scene
+        if scene is None and negative.strip():
+            log.warning("the negative prompt names nothing that this model shows, and is not used")
+        return self._states([NOTHING if scene is None else said_of(scene, still=False)], [scene])
+
     def unused(self, prompt: str, *, beside_image: bool = False) -> tuple[str, ...]:
-        """Words of a prompt that have no influence on what is shown, as they are spelt there, each once."""
+        """Words of a prompt that have no influence on what is shown, as they are spelt there, each once.
+
+        Beside an image, that shows the subject from the first frame on and stands before its own background, those are
+        words for a background too, and "fades in".
+        """
         understood = self._read(prompt, beside_image=beside_image)
-        words, spelling, at = words_of(prompt), spelt(prompt), 0
-        ignored = list(understood.ignored)
-        if understood.scene is None and beside_image:  # then the picture decides alone
-            ignored = [word for word in words if word not in self.reader.silent]
-        found: list[str] = []
-        for phrase in ignored:
-            length = len(phrase.split())
-            while " ".join(words[at : at + length]) != phrase and at < len(words):
-                at += 1
-            found.append(" ".join(spelling[at : at + length]) or phrase)
-            at += length
-        return tuple(dict.fromkeys(found))
+        words, spelling = words_of(prompt), spelt(prompt)
+        found = _placed(words, understood.ignored)
+        if beside_image and understood.scene is None:  # then the picture decides alone
+            found = _placed(words, [word for word in words if word not in self.reader.silent])
+        elif beside_image:
+            found |= _placed(words, [span.text for span in understood.spans if _is_of_image(span)])
+        ordered = sorted(found.items())
+        return tuple(dict.fromkeys(" ".join(spelling[at : at + length]) for at, length in ordered))
 
     def _read(self, prompt: str, *, beside_image: bool) -> Understood:
         """What a prompt says; beside an image, a motion alone ("jumps") is that of what the image shows."""
         understood = self.reader.read(prompt)
         if beside_image and understood.scene is None and {one.role for one in understood.spans} & {"motion", "camera"}:
-            return self.reader.read(f"something {prompt}")
+            understood = self.reader.read(f"something {prompt}")
+        if beside_image and understood.scene is not None and understood.scene.motion == APPEARS:
+            understood = replace(understood, scene=replace(understood.scene, motion=None))  # it is there already
         return understood
 
     def _scene(self, prompt: str) -> Scene | None:
         if not prompt.strip():
             return None
-        scene = self.reader.read(prompt).scene
-        if scene is None:
-            near = ", ".join(f"`{name}`" for name in self.reader.nearest(prompt))
-            raise RequestError(
-                f"this model knows nothing that `{escaped(prompt)}` asks for: the nearest that it can show are {near}",
-                hint="`kandinsky show MODEL --concepts` lists all it can show",
+        understood = self.reader.read(prompt)
+        if understood.scene is None:
+            raise self._refused(prompt, understood)
+        return understood.scene
+
+    def _refused(self, prompt: str, understood: Understood) -> RequestError:
+        hint = "`kandinsky show MODEL --concepts` lists all it can show"
+        if understood.negated:
+            return RequestError(
+                f"`{escaped(prompt)}` says only what to leave out, and what is left out is not shown: say what is",
+                hint=hint,
             )
-        return scene
+        if near := self.reader.nearest(prompt, language=int(bool(re.search("[а-яА-ЯёЁ]", prompt)))):
+            near = [f"`{name}`" for name in near]
+            return RequestError(
+                f"this model knows nothing that `{escaped(prompt)}` asks for: the nearest that it can show are "
+                + ", ".join(near),
+                hint=hint,
+            )
+        return RequestError(
+            f"this model knows nothing that `{escaped(prompt)}` asks for, and nothing like it: it shows things such as "
+            + ", ".join(f"`{name}`" for name in EXAMPLES),
+            hint=hint,
+        )
 
     def _states(self, said: Sequence[Said], scenes: Sequence[Scene | None]) -> TextEmbeddings:
         with torch.inference_mode(False), torch.no_grad():
@@ -123,6 +160,25 @@ class NanoSceneEncoder:
             network = SceneWords(sizes.concepts, codes=sizes.codes, pooled=sizes.pooled)
         load_into(network, rows, dtype=torch.float32)
         return cls(network, reader)
+
+
+def _placed(words: Sequence[str], phrases: Iterable[str]) -> dict[int, int]:
+    """Where phrases begin among words, which have them in this order, and how many words each has."""
+    found: dict[int, int] = {}
+    at = 0
+    for phrase in phrases:
+        length = len(words_of(phrase))
+        while " ".join(words[at : at + length]) != phrase and at < len(words):
+            at += 1
+        if at < len(words):
+            found[at] = length
+        at += length
+    return found
+
+
+def _is_of_image(span: Span) -> bool:
+    """Whether the image decides what a phrase speaks of."""
+    return span.role in ("colour", "backdrop") or (span.role == "motion" and span.meaning == APPEARS)
 
 
 def said_beside_image(understood: Understood) -> Said:

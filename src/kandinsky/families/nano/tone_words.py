@@ -8,8 +8,6 @@ from typing import Protocol
 
 _MODIFIER = "[\U0001f3fb-\U0001f3ff]"
 _SIGN = "[\u231a-\u23ff\u25aa-\u27bf\u2934-\u2b55\U0001f000-\U0001f3fa\U0001f400-\U0001faff]"
-EMOJI = f"{_MODIFIER}|{_SIGN}(?:\u200d{_SIGN})*"
-"""One emoji without modifiers and variation selectors, or one modifier: a pattern."""
 _UNSAID = f"{_MODIFIER}|\ufe0f"
 _SEQUENCE = re.compile(f"{_SIGN}(?:{_MODIFIER}|\ufe0f|\u200d{_SIGN})*")
 

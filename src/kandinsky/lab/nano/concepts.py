@@ -29,7 +29,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-from kandinsky.families.nano.reader import plain as plain
+from kandinsky.families.nano.spelling import plain as plain
 
 Language = Literal["en", "ru"]
 LANGUAGES: tuple[Language, Language] = ("en", "ru")

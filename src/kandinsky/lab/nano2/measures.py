@@ -25,7 +25,7 @@ from torch.nn import functional as F  # noqa: N812
 from kandinsky.evaluate.clips import flicker
 from kandinsky.families.nano.draft import place
 from kandinsky.families.nano.portraits import GRID, PortraitDecoder
-from kandinsky.families.nano.reader import Understood, words_of
+from kandinsky.families.nano.reader import Understood
 from kandinsky.families.nano.scene_words import SceneWords
 from kandinsky.families.nano.scenes import (
     ARRANGEMENTS,
@@ -40,6 +40,7 @@ from kandinsky.families.nano.scenes import (
     plain_scene,
     track,
 )
+from kandinsky.families.nano.spelling import words_of
 from kandinsky.lab.nano.captions import held_colours
 from kandinsky.lab.nano.concepts import LANGUAGES, Language, plain
 from kandinsky.lab.nano.measure import SHRUNK, background_colour, rank_among, shrink

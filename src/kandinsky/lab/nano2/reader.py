@@ -1,28 +1,31 @@
 """The words that a second Nano knows, and the reader of prompts that knows them.
 
-    python -m kandinsky.lab.nano2.reader TARGET
+    python -m kandinsky.lab.nano2.reader TARGET [--wordnet FOLDER --common FILE --emojibase FOLDER]
 
 writes the list as it ships with the weights: labels of the catalogue in their usual forms, synonyms, and the words for
-places, sizes, motions, cameras, counts and backgrounds. Nothing is trained on synonyms, so none need be held out.
+places, sizes, motions, cameras, counts and backgrounds. Nothing is trained on synonyms, so none need be held out. Words
+that are near a concept are found again where their sources are given (``neighbours.py``), and else taken over from the
+list that ships.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from kandinsky.families.nano.reader import SceneReader, Understood
-from kandinsky.families.nano.tone_words import apart
 from kandinsky.files import replacing
 from kandinsky.lab.nano.captions import COLOURS
-from kandinsky.lab.nano.concepts import LANGUAGES, core
+from kandinsky.lab.nano.concepts import LANGUAGES, Concept, core, plain
 from kandinsky.lab.nano2.catalogue import catalogue, toned
 from kandinsky.lab.nano2.describe import genitives, plural
+from kandinsky.lab.nano2.neighbours import meant_first, neighbours, unlike
 
 # by role and meaning: stems, or phrases of stems
 _PHRASES: dict[tuple[str, str], str] = {
@@ -72,7 +75,8 @@ _PHRASES: dict[tuple[str, str], str] = {
     ("relation", "below"): "below|under|beneath|под|ниже",
     ("anything", ""): "something|anything|what you like|что-нибудь|что-то|нечто",
     ("and", ""): "and|и",
-    ("not", ""): "no|not|without|не|без|нет",
+    ("not", ""): "no|not|without|never|don't|doesn't|isn't|aren't|can't|cannot|won't|don’t|doesn’t|isn’t"
+    "|except|except for|instead of|rather than|minus|neither|не|без|безо|нет|нету|кроме|вместо|ни|никаких|никакого",
     ("backdrop", "ground"): "ground|floor|пол",
     ("backdrop", "sky"): "sky|небо",
     ("backdrop", "plain"): "background|backdrop|фон",
@@ -88,6 +92,9 @@ _TONES: tuple[tuple[str, str, str], ...] = (
     ("medium-dark|medium dark|brown", "темный|средне-темный", "темнокожий"),
     ("dark|black", "очень темный|черный", "чернокожий"),
 )
+_GOING = ("flies", "runs", "walks", "swims", "drives", "rolls", "crawls", "slowly", "quickly", "fast")
+for _way in ("right", "left", "up", "down"):  # "a snail crawls slowly left"
+    _PHRASES["motion", f"moves {_way}"] += "".join(f"|{word} {_way}" for word in _GOING)
 _SILENT = frozenset(
     [
         "a",
@@ -149,6 +156,8 @@ _GENERAL = frozenset(
     ["moves", "waves", "dances", "plays", "walks", "moving", "движется", "танцует", "машет", "играет", "идет", "гуляет"]
 )
 """What concepts do by themselves: their own motion answers it, so it is known and changes nothing."""
+_FORMS = ("s", "es", "ed", "d", "ly")
+"""Endings of forms that are left to their words."""
 _DOINGS = frozenset(
     [
         *("flies", "rings", "kisses", "rains", "snows", "sleeping", "crying", "sneezing", "smiling"),
@@ -158,8 +167,41 @@ _DOINGS = frozenset(
 """Names that beside another one are what it does ("a dragon flies"), and no second subject."""
 
 
-def scene_words() -> dict[str, Any]:
-    """The contents of `words.json`; see ``families/nano/reader.SceneReader``."""
+_VERBS = frozenset(
+    [
+        *("bat", "bear", "bug", "cook", "dance", "drum", "duck", "fire", "fish", "fly", "guard", "hammer"),
+        *("judge", "juggle", "kiss", "parachute", "plant", "rain", "ram", "ring", "rocket", "ship", "skate"),
+        *("ski", "snow", "star", "surf", "train", "trumpet", "watch", "wave", "wolf", "worm", "parrot", "crown"),
+        *("shield", "bow", "box", "eye", "mouth", "pilot", "ferry", "camp", "blossom", "bomb", "whistle"),
+        *("dress", "sun", "phone", "bus", "cycle", "bike", "book", "bank", "park", "rock"),
+    ]
+)
+"""Names that are also what somebody does."""
+
+
+NEAR = ("near", "alike", "real")
+"""Parts of the list that need sources from outside."""
+
+
+@cache
+def shipped() -> dict[str, Any]:
+    """The list that ships."""
+    text = resources.files("kandinsky").joinpath("assets/nano2-t2v/words.json").read_text("utf-8")
+    return dict(json.loads(text))
+
+
+def characters(hexcode: str) -> str:
+    """An emoji as it is read: without variation selectors; and without its sex, as one that has none is the same."""
+    every = "".join(chr(int(code, 16)) for code in hexcode.split("-")).replace("\ufe0f", "")
+    return " ".join(dict.fromkeys((every, re.sub("\u200d[♀♂]$", "", every))))
+
+
+def scene_words(near: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The contents of `words.json`; see ``families/nano/reader.SceneReader``.
+
+    Args:
+        near: `near`, `alike` and `real`; those that ship if none are given.
+    """
     entries = catalogue()
     phrases: list[list[str]] = [[role, meaning, text] for (role, meaning), text in _PHRASES.items()]
 
@@ -185,10 +227,11 @@ def scene_words() -> dict[str, Any]:
     by_label = {entry.en: str(number) for number, entry in enumerate(entries)}
     for names in json.loads(text).values():
         for name, label in names.items():
-            add([name, plural(name)] if name.isascii() else [name], "subject", by_label[label])
+            does = name.split()[0] in ("he", "she", "man", "woman") and name.endswith("s")
+            add([name, plural(name)] if name.isascii() and not does else [name], "subject", by_label[label])
     for number, entry in enumerate(entries):
-        sign = "".join(chr(int(code, 16)) for code in entry.hexcode.split("-"))
-        add((core(entry.en), core(entry.ru), apart(sign).strip()), "subject", str(number))
+        add((core(entry.en), core(entry.ru)), "subject", str(number))
+    first = meant_first()
     for lang in LANGUAGES:
         owners: dict[str, list[tuple[bool, int, int]]] = {}
         for number, entry in enumerate(entries):
@@ -201,7 +244,12 @@ def scene_words() -> dict[str, Any]:
                     owners.setdefault(tag, []).append((not (tag in tags and tag in more), len(every), number))
         same: dict[tuple[int, ...], list[str]] = {}
         for tag, ranked in owners.items():
-            same.setdefault(tuple(number for *_, number in sorted(ranked)[:OWNERS]), []).append(tag)
+            meant = tuple(number for *_, number in sorted(ranked)[:OWNERS])
+            if (word := plain(tag)) in first:
+                meant = tuple(dict.fromkeys((first[word], *meant)))
+            if word in unlike():
+                continue
+            same.setdefault(meant[:OWNERS], []).append(tag)
         for meant, alike in same.items():
             add(alike, "synonym", ",".join(map(str, meant)))
     return {
@@ -209,8 +257,23 @@ def scene_words() -> dict[str, Any]:
         "silent": " ".join(sorted(_SILENT)),
         "general": " ".join(sorted(_GENERAL)),
         "toned": sorted(toned()),
+        "verbs": " ".join(sorted(_VERBS)),
+        "emoji": _emoji(entries),
         "phrases": phrases,
+        **(near or {name: shipped()[name] for name in NEAR}),
     }
+
+
+def _emoji(entries: Iterable[Concept]) -> list[str]:
+    """The characters of each concept; those without a sex are its own unless another's."""
+    taken: set[str] = set()
+    found = [characters(entry.hexcode).split() for entry in entries]
+    taken.update(every for every, *_ in found)
+    out = []
+    for every, *others in found:
+        out.append(" ".join([every, *(one for one in others if one not in taken)]))
+        taken.update(others)
+    return out
 
 
 @cache
@@ -231,6 +294,33 @@ def read(text: str) -> Understood:
     return reader().read(text)
 
 
+def real_words(reader: SceneReader, common: Path) -> str:
+    """Common words that are near nothing, and would be taken for others that are spelt like them."""
+    lines = common.read_text("utf-8").splitlines()
+    words = {word for word in lines if re.fullmatch("[a-z]{4,}", word)}
+    base = [
+        word for word in sorted(words) if not any(word.endswith(e) and word.removesuffix(e) in words for e in _FORMS)
+    ]
+    return " ".join(word for word in base if not reader.has_neighbours(word) and reader.is_like(word))
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("target", type=Path)
+    parser.add_argument("--wordnet", type=Path, help="folder of `data.noun` and `index.noun`")
+    parser.add_argument("--common", type=Path, help="common English words, one a line")
+    parser.add_argument("--emojibase", type=Path, help="folder of `emojibase-data`")
+    options = parser.parse_args()
+    near: dict[str, Any] | None = None
+    if options.wordnet:
+        own = SceneReader(scene_words({"near": []}))
+        pairs, alike = neighbours(options.wordnet, options.common, options.emojibase, own.names_something)
+        near = {"near": pairs, "alike": alike}
+        near["real"] = real_words(SceneReader(scene_words(near)), options.common)
+    with replacing(options.target) as part:
+        part.write_text(json.dumps(scene_words(near), ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
+
+
 if __name__ == "__main__":
-    with replacing(Path(sys.argv[1])) as part:
-        part.write_text(json.dumps(scene_words(), ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
+    main()
