@@ -146,6 +146,7 @@ def test_what_somebody_does_is_no_second_thing(text: str, shown: list[str], igno
         ("foxes and bears", ["fox", "bear"]),
         ("кошка собака", ["cat", "dog"]),
         ("цветок и звёзды", ["tulip", "star"]),
+        ("my fox and your owl", ["fox", "owl"]),
         ("лев на левой стороне", ["lion"]),
     ],
 )

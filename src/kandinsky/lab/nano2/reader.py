@@ -149,6 +149,8 @@ _SILENT = frozenset(
         "шт",
         "against",
         "over",
+        *("my", "your", "his", "her", "its", "our", "their", "photo", "фото", "картинка"),
+        *("мой", "моя", "мое", "мои", "твой", "твоя", "твое", "твои"),
     ]
 )
 OWNERS = 8  # concepts that share a synonym, at most
