@@ -85,7 +85,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 p.copy_(torch.randn(p.shape) * (0.05 if name == "vae" else 0.03 if "local." in own else 0.2))
             if isinstance(network, SceneTransformer):
                 network.linear.load_state_dict(linear.state_dict())
-                for part in network.portraits.buffers():
+                for part in network.portraits.buffers(recurse=False):
                     part.copy_(torch.linalg.qr(torch.randn(part.shape))[0])
             if isinstance(network, SceneWords):
                 network.memory.codes[36:] = torch.randn(network.memory.codes[36:].shape)

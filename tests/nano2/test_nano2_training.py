@@ -60,7 +60,7 @@ def portraits(subjects: int) -> Portraits:
     """Of noise, in place of images."""
     torch.manual_seed(1)
     decoder = PortraitDecoder(32)
-    for part in decoder.buffers():
+    for part in decoder.buffers(recurse=False):
         part.copy_(torch.linalg.qr(torch.randn(part.shape))[0])
     return Portraits(decoder, torch.randint(-3, 4, (subjects, 36, 32), dtype=torch.int16), torch.full((32,), 0.5))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -119,3 +121,16 @@ def test_prompts_by_time_show_one_thing_after_the_other(pipe: GenerationPipeline
     assert np.abs(frames[-1, :16, :16].mean((0, 1)) - 255).max() < 12
     alone = made(pipe, "a cat jumps", seconds=2)
     assert np.abs(frames[41:64] - alone[1:24]).mean() < 2
+
+
+def test_a_tone_of_skin_changes_the_skin_and_no_more(pipe: GenerationPipeline) -> None:
+    """Of each darker tone the face is darker; hair is dark beside the lightest; the background stays as it is."""
+    tones = ("light", "medium-light", "medium", "medium-dark", "dark")
+    clips = {tone: made(pipe, f"a woman with {tone} skin on a blue background")[0] for tone in tones}
+    faces = [clips[tone][90:130, 84:108].mean() for tone in tones]
+    assert all(a > b + 10 for a, b in pairwise(faces)), faces
+    hair = clips["light"][40:50, 84:108].mean()
+    assert faces[0] > 180 and hair < 100
+    assert all(np.abs(clips[tone][:16, :16].mean((0, 1)) - BLUE).max() < 12 for tone in tones)
+    yellow, toned = (made(pipe, f"{text} on a blue background")[0] for text in ("👩", "👩🏿"))
+    assert yellow[90:130, 84:108, 2].mean() < 110 and np.abs(toned - clips["dark"]).mean() < 0.01

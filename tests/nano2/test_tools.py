@@ -13,7 +13,7 @@ from kandinsky.families.nano.scene_encoder import said_beside_image
 from kandinsky.families.nano.scene_words import NOTHING, ROLES
 from kandinsky.lab.nano.captions import held_colours
 from kandinsky.lab.nano2 import make as make_module
-from kandinsky.lab.nano2.catalogue import catalogue
+from kandinsky.lab.nano2.catalogue import catalogue, toned
 from kandinsky.lab.nano2.generate import read_image, told
 from kandinsky.lab.nano2.measure import fixed_prompts, strips, thinned
 from kandinsky.lab.nano2.measures import scene_groups
@@ -24,13 +24,15 @@ from kandinsky.train.steady import Steady
 
 def test_measured_scenes_show_colours_no_training_had() -> None:
     groups = scene_groups(24)
-    assert set(groups) == {"plain", "motions", "cameras", "counts", "two subjects", "places", "sizes"}
+    assert set(groups) == {"plain", "motions", "cameras", "counts", "two subjects", "places", "sizes", "tones"}
     for scenes in groups.values():
         for scene in scenes:
             assert scene.colours[0] in held_colours(catalogue()[scene.subjects[0].concept or 0])
     assert groups == scene_groups(24)
     assert all(len({s.concept for s in scene.subjects}) == 2 for scene in groups["two subjects"])
     assert {len(scene.subjects) for scene in groups["counts"]} == {2, 3}
+    people = [scene.subjects[0] for scene in groups["tones"]]
+    assert {s.tone for s in people} == {1, 2, 3, 4, 5} and all(s.concept in toned() for s in people)
     assert len(probe_scenes(574)) == 24 and probe_scenes(574) == probe_scenes(574)
 
 
@@ -108,10 +110,15 @@ def test_one_command_makes_everything_and_can_be_given_again(tmp_path: Path, mon
         out.mkdir(parents=True)
         done.append(out.name)
 
+    def make_tones(data: Path, run: Path) -> None:
+        (run / make_module.tones.FILE).touch()
+        done.append("tones")
+
     monkeypatch.setattr(make_module.emoji, "fetch", lambda data: done.append("fetch"))
     monkeypatch.setattr(make_module.emoji, "decode", lambda data, side: done.append(f"decode {side}"))
     monkeypatch.setattr(make_module, "train", train)
     monkeypatch.setattr(make_module, "train_decoder", train_decoder)
+    monkeypatch.setattr(make_module.tones, "make", make_tones)
     monkeypatch.setattr(make_module, "Trained", lambda run: run)
     monkeypatch.setattr(make_module, "package", lambda trained, out: {"dit.safetensors": 1})
     with pytest.raises(KeyboardInterrupt):
@@ -119,4 +126,4 @@ def test_one_command_makes_everything_and_can_be_given_again(tmp_path: Path, mon
     broken.clear()
     assert make_module.make(tmp_path / "data", tmp_path / "run", tmp_path / "out") == {"dit.safetensors": 1}
     data = ["fetch", "decode 160"]
-    assert done == [*data, "denoiser", "decoder-exact", *data, "decoder"]
+    assert done == [*data, "denoiser", "tones", "decoder-exact", *data, "decoder"]

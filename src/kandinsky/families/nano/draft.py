@@ -116,7 +116,7 @@ def drafted(
         if scene is not None:
             codes = tokens_BLE[b, : MOST_SUBJECTS * places].unflatten(0, (MOST_SUBJECTS, places))[: scene.subjects]
             at = shown_at(shown, since)
-            clip = draw(portraits(codes, max(at) + 1)[:, at], scene, rows * linear.params.spatial)
+            clip = draw(portraits(codes, max(at) + 1, scene.tones)[:, at], scene, rows * linear.params.spatial)
             if before_BHWC is not None:
                 share = (torch.arange(shown, device=clip.device) / max(1, -since)).clamp(0, 1)
                 clip = torch.lerp(before_BHWC[b].clamp(-1, 1), clip, share[:, None, None, None])
@@ -310,7 +310,7 @@ def _recoloured(packed_BG: Tensor, colour_B3: Tensor) -> Tensor:
     out = packed_BG.float().clone()
     for row, colour, scene in zip(out, colour_B3, map(Packed.of, packed_BG.float()), strict=True):
         if scene is not None:
-            row.copy_(Packed(scene.path_SF5, colour.expand(2, 3), 0).row())
+            row.copy_(Packed(scene.path_SF5, colour.expand(2, 3), 0, scene.tones).row())
     return out
 
 
@@ -345,7 +345,7 @@ def _moved(
         path, began = scene.path_SF5.clone(), scene.path_SF5[0, 0].clone()
         path[..., :2] += middle - size * (own_middle - 0.5) - began[:2]
         path[..., 2] *= size / began[2]
-        out[b] = Packed(path, scene.colours_23, 0).row()
+        out[b] = Packed(path, scene.colours_23, 0, scene.tones).row()
     return out
 
 

@@ -7,8 +7,8 @@ not to work out.
 
 A text encoder hands the scene's numbers to the denoiser behind the channels of its pooled vector, so whatever carries
 text embeddings carries them: ``packed`` has, for each of three subjects, whether it is there; for each of them and each
-of 25 frames x, y, size, angle and opacity; both colours of the background; and which kind of background it is. A
-shorter clip shows the first of the frames.
+of 25 frames x, y, size, angle and opacity; both colours of the background; which kind of background it is; and the
+tone of skin of each subject. A shorter clip shows the first of the frames.
 
 Legend: B clips, T latent frames, F frames, H W rows and columns of the latent, S subjects, C channels.
 """
@@ -34,7 +34,7 @@ CHANNELS = CANVAS + SUBJECT
 NUMBERS = 10
 FRAMES = 1 + TEMPORAL * (LATENT_FRAMES - 1)
 PATH = MOST_SUBJECTS * FRAMES * 5
-PACKED = MOST_SUBJECTS + PATH + 6 + len(BACKDROPS)
+PACKED = MOST_SUBJECTS + PATH + 6 + len(BACKDROPS) + MOST_SUBJECTS
 
 
 def canvas_channels(frames: int, rows: int, columns: int, device: torch.device | None = None) -> Tensor:
@@ -52,11 +52,13 @@ class Packed:
         path_SF5: x, y, size, angle and opacity of its subjects in every frame.
         colours_23: Both colours of the background, in [0, 1].
         backdrop: Its kind, among ``BACKDROPS``.
+        tones: Of its subjects' skin, see ``scenes.Subject``.
     """
 
     path_SF5: Tensor
     colours_23: Tensor
     backdrop: int
+    tones: tuple[int, ...] = ()
 
     @property
     def subjects(self) -> int:
@@ -69,8 +71,8 @@ class Packed:
         if not there:
             return None
         path = row_G[MOST_SUBJECTS : MOST_SUBJECTS + PATH].view(MOST_SUBJECTS, FRAMES, 5)[:there]
-        colours, backdrop = row_G[MOST_SUBJECTS + PATH :].split([6, len(BACKDROPS)])
-        return cls(path, colours.view(2, 3), int(backdrop.argmax()))
+        colours, backdrop, tones = row_G[MOST_SUBJECTS + PATH :].split([6, len(BACKDROPS), MOST_SUBJECTS])
+        return cls(path, colours.view(2, 3), int(backdrop.argmax()), tuple(map(int, tones[:there])))
 
     def later(self, since: int) -> Packed:
         """The scene as a part of a longer clip shows it that begins so many frames later; before 0 it stands.
@@ -91,6 +93,8 @@ class Packed:
         out[MOST_SUBJECTS : MOST_SUBJECTS + self.path_SF5.numel()] = self.path_SF5.flatten()
         out[MOST_SUBJECTS + PATH : MOST_SUBJECTS + PATH + 6] = self.colours_23.flatten()
         out[MOST_SUBJECTS + PATH + 6 + self.backdrop] = 1
+        for subject, tone in enumerate(self.tones):
+            out[PACKED - MOST_SUBJECTS + subject] = tone
         return out
 
 
@@ -102,7 +106,8 @@ def packed(scenes: Sequence[Scene | None]) -> Tensor:
             path = torch.from_numpy(track(scene, FRAMES)).float()
             one, other = scene.colours[0], scene.colours[0] if scene.colours[1] is None else scene.colours[1]
             colours = torch.tensor([RGB[one], RGB[other]]).div(255)
-            row.copy_(Packed(path, colours, BACKDROPS.index(scene.backdrop)).row())
+            tones = tuple(subject.tone for subject in scene.subjects)
+            row.copy_(Packed(path, colours, BACKDROPS.index(scene.backdrop), tones).row())
     return out
 
 

@@ -9,6 +9,8 @@ Legend: N portraits, T frames, P places of the codes in rows, E codes of a place
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -18,6 +20,7 @@ from kandinsky.families.nano.params import GRID as GRID
 from kandinsky.families.nano.params import MOVES as MOVES
 from kandinsky.families.nano.params import PIXELS as PIXELS
 from kandinsky.families.nano.params import PORTRAIT
+from kandinsky.families.nano.tones import ToneMap
 
 SIDE = PORTRAIT
 FAINT, FULL = 0.25, 0.75
@@ -40,16 +43,27 @@ class PortraitDecoder(nn.Module):
         self.register_buffer("pixels", torch.zeros(4 * CELL**2, PIXELS))
         self.register_buffer("moves", torch.zeros(FRAMES * PIXELS, MOVES))
         self.register_buffer("places", torch.zeros(4 * MOVES, codes))
+        self.tones = ToneMap()
 
-    def forward(self, codes_NPE: Tensor, frames: int = FRAMES) -> Tensor:
-        """The first frames of portraits, premultiplied RGBA in [0, 1]: float32 [N, T, 4, 144, 144]."""
+    def forward(self, codes_NPE: Tensor, frames: int = FRAMES, tones: Sequence[int] = ()) -> Tensor:
+        """The first frames of portraits, premultiplied RGBA in [0, 1]: float32 [N, T, 4, 144, 144].
+
+        Args:
+            codes_NPE: Of each portrait.
+            frames: How many.
+            tones: Of the skin in each of the first portraits, see ``tones.py``; 0 leaves one in its own colours.
+        """
         N, fine = len(codes_NPE), 2 * GRID
         x = (codes_NPE.float() @ self.places.float().T).view(N, GRID, GRID, 2, 2, MOVES)
         x = x.permute(0, 1, 3, 2, 4, 5).reshape(N, fine, fine, MOVES)
         x = x @ self.moves[: frames * PIXELS].float().T
         x = x.view(N, fine, fine, frames, PIXELS) @ self.pixels.float().T
         x = x.view(N, fine, fine, frames, 4, CELL, CELL).permute(0, 3, 4, 1, 5, 2, 6)
-        return sharpened(x.reshape(N, frames, 4, SIDE, SIDE))
+        x = sharpened(x.reshape(N, frames, 4, SIDE, SIDE))
+        for image_TCHW, tone in zip(x, tones, strict=False):
+            if tone:
+                image_TCHW.copy_(self.tones(image_TCHW, [tone])[:, 0])
+        return x
 
 
 def sharpened(image_NTCHW: Tensor) -> Tensor:

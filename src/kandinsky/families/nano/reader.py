@@ -28,6 +28,7 @@ from kandinsky.families.nano.spelling import (
     without_vowel,
     words_of,
 )
+from kandinsky.families.nano.tone_words import tones_of
 from kandinsky.weights.untrusted import read_table, reading
 
 LONGEST = 8  # words of a phrase
@@ -98,15 +99,16 @@ class SceneReader:
         table: The contents of `words.json`: `concepts`, names of each in English and Russian; `phrases`, triples of a
             role, a meaning and phrases for it, parted by bars, of which an earlier one wins; `silent`, words that need
             no answer, and `general`, what concepts do by themselves. Where it has them: `emoji`, the characters of each
-            concept; `verbs`, names that are also what somebody does; `near`, pairs of concepts and of words that are
-            near them, parted by bars; `alike`, the concepts nearest to each; `real`, words that are near nothing but
-            are spelt like one that is.
+            concept; `toned`, concepts whose skin can have tones; `verbs`, names that are also what somebody does;
+            `near`, pairs of concepts and of words that are near them, parted by bars; `alike`, the concepts nearest to
+            each; `real`, words that are near nothing but are spelt like one that is.
     """
 
     def __init__(self, table: Mapping[str, Any]) -> None:
         self.names: tuple[tuple[str, ...], ...] = tuple(tuple(map(str, names)) for names in table["concepts"])
         self.silent = frozenset(table["silent"].split())
         self.general = frozenset(table["general"].split())
+        self.toned = frozenset(map(int, table.get("toned", ())))
         self._exact: Lexicon = {}
         self._stems: Lexicon = {}
         self._motions: dict[tuple[str, ...], str] = {}
@@ -230,7 +232,11 @@ class SceneReader:
         if not numbers:
             rest = tuple(word for word, _ in sorted(ignored, key=lambda item: item[1]))
             return Understood(None, tuple(span for span, _ in kept), rest, negated=negated)
+        tones, unused = tones_of(kept, self.toned)
+        ignored += [(span.text, at) for span, at in kept if at in unused]
+        kept = [(span, at) for span, at in kept if at not in unused]
         scene, left_open = _scene(numbers[:2], [span for span, _ in kept], [int(span.meaning) for span, _ in colours])
+        scene = replace(scene, subjects=tuple(replace(s, tone=tones.get(s.concept, 0)) for s in scene.subjects))
         ignored += [(span.text, at) for span, at in kept if not _is_shown(span, scene)]
         rest = tuple(word for word, _ in sorted(ignored, key=lambda item: item[1]))
         shown = tuple(span for span, _ in kept if _is_shown(span, scene))
@@ -378,7 +384,10 @@ class SceneReader:
         return bool(self._like(word))
 
     def found(self, text: str = "") -> list[tuple[str, ...]]:
-        """Names of the concepts that a text speaks of, in their order; of all of them if it is empty."""
+        """Names of the concepts that a text speaks of, in their order; of all of them if it is empty.
+
+        A third name says of those with tones of skin that they have them.
+        """
         wanted = [stem(word) for word in words_of(text)]
         known: dict[int, set[str]] = {number: set() for number in range(len(self.names))}
         for phrase, (role, meaning) in self._stems.items():
@@ -386,7 +395,7 @@ class SceneReader:
                 for number in meaning.split(","):
                     known[int(number)].update(phrase)
         return sorted(
-            names
+            (*names, "tones of skin: 🏻 🏼 🏽 🏾 🏿") if number in self.toned else names
             for number, names in enumerate(self.names)
             if all(any(one.startswith(word) for one in known[number]) for word in wanted)
         )

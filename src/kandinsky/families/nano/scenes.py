@@ -59,6 +59,8 @@ ARRANGEMENTS: dict[str, tuple[tuple[float, float, float], ...]] = {
     "one above the other": ((0.5, 0.26, 0.47), (0.5, 0.74, 0.47)),
     "three in a row": ((0.18, 0.5, 0.32), (0.5, 0.5, 0.32), (0.82, 0.5, 0.32)),
 }
+TONES = ("light", "medium-light", "medium", "medium-dark", "dark")
+"""Of skin, as Unicode names them; the first has the number 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,7 @@ class Subject:
         x: Where its middle is before anything moves, from the left.
         y: The same from the top.
         size: How large it is before anything moves.
+        tone: Of its skin, the number in ``TONES`` plus one; 0 for the colours it has by itself.
     """
 
     concept: int | None
@@ -78,6 +81,7 @@ class Subject:
     y: float = 0.5
     size: float = 0.8
     row: int | None = None
+    tone: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,8 @@ import itertools
 import re
 import unicodedata
 
+from kandinsky.families.nano.tone_words import apart
+
 LIKE = 0.78  # likeness of spelling from which on a word is taken for another one, misspelt
 _PICTOGRAPH = "[\u231a\u231b\u23e9-\u23fa\u2600-\u27bf\u2b1b\u2b1c\u2b50\u2b55\U0001f000-\U0001faff]"
 _WORD = re.compile(
@@ -50,23 +52,23 @@ def without_vowel(word: str) -> str:
 
 
 def words_of(text: str) -> list[str]:
-    """Words and emoji of a text: lower case, «ё» as «е», emoji without skin tones and variation selectors."""
-    return [_SHADES.sub("", word) or word for word in _WORD.findall(plain(text))]
+    """Words and emoji of a text: lower case, «ё» as «е»; emoji without variation selectors, their tones behind them."""
+    return [_SHADES.sub("", word) or word for word in _WORD.findall(plain(apart(text)))]
 
 
 def pauses(text: str) -> frozenset[int]:
     """Numbers of the words that a comma or another mark follows."""
-    found = list(_WORD.finditer(plain(text)))
+    found = list(_WORD.finditer(plain(apart(text))))
     return frozenset(
         number
         for number, (one, other) in enumerate(itertools.pairwise(found))
-        if _PAUSE.search(plain(text), one.end(), other.start())
+        if _PAUSE.search(plain(apart(text)), one.end(), other.start())
     )
 
 
 def spelt(text: str) -> list[str]:
     """The same words as they were spelt, as far as they can be told."""
-    found = _WORD.findall(unicodedata.normalize("NFC", text))
+    found = _WORD.findall(unicodedata.normalize("NFC", apart(text)))
     return found if len(found) == len(words_of(text)) else words_of(text)
 
 

@@ -8,7 +8,8 @@ ones as 25 frames, still ones as a single frame.
 from __future__ import annotations
 
 import json
-from functools import cache
+from collections.abc import Container
+from functools import cache, cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Protocol
@@ -19,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from kandinsky.lab.nano.concepts import Concept, load_concepts
-from kandinsky.lab.nano.emoji import FRAMES, Clips, decode
+from kandinsky.lab.nano.emoji import FRAMES, SKIN_TONES, Clips, decode, decode_one
 
 SOURCE_SIDE = 160
 WORDLESS_HELD_EVERY = 6
@@ -32,6 +33,30 @@ def catalogue() -> tuple[Concept, ...]:
     return load_concepts() + tuple(Concept.from_dict(v) for v in json.loads(text))
 
 
+@cache
+def toned() -> frozenset[int]:
+    """Numbers of the concepts that are drawn in the five tones of skin too."""
+    codes = json.loads(resources.files("kandinsky.lab.nano2").joinpath("toned.json").read_text("utf-8"))
+    return frozenset(number for number, entry in enumerate(catalogue()) if entry.hexcode in codes)
+
+
+def toned_file(file: str, tone: int, files: Container[str]) -> str | None:
+    """The name of an emoji in a tone of skin among some names: the tone's code stands behind one of its own codes.
+
+    Args:
+        file: Name in its own colours, without folder and suffix.
+        tone: 1 to 5.
+        files: Names that there are, likewise.
+    """
+    codes = file.split("-")
+    for at in range(1, len(codes) + 1):
+        for skipped in (0, 1) if codes[at : at + 1] == ["fe0f"] else (0,):
+            name = "-".join([*codes[:at], SKIN_TONES[tone - 1], *codes[at + skipped :]])
+            if name in files:
+                return name
+    return None
+
+
 class Images(Protocol):
     """Images of all concepts, from wherever."""
 
@@ -39,6 +64,10 @@ class Images(Protocol):
 
     def frames(self, concept: int | None, row: int | None = None, *, count: int = FRAMES) -> Tensor:
         """Premultiplied RGBA in [0, 1], float32 [T, 4, S, S]; one frame where the image stands still."""
+        ...
+
+    def toned(self, concept: int, tone: int, *, count: int = FRAMES) -> Tensor | None:
+        """The same in a tone of skin, 1 to 5; None where there is no such clip."""
         ...
 
 
@@ -63,6 +92,7 @@ class Sources:
         self.clips = Clips(cache, side=SOURCE_SIDE)
         rows = {name: row for row, name in enumerate(self.clips.files)}
         entries = catalogue()
+        self._folder = cache / "packages"
         self._stills: dict[int, Tensor] = {}
         self._rows: list[int] = []
         for number, entry in enumerate(entries):
@@ -93,6 +123,27 @@ class Sources:
         assert number is not None
         frames = np.array(self.clips.rgba_NTHWC[number, :count])
         return torch.from_numpy(frames).permute(0, 3, 1, 2).float().div_(255)
+
+    def toned(self, concept: int, tone: int, *, count: int = FRAMES) -> Tensor | None:
+        """As ``frames`` of a concept in a tone of skin, decoded anew; None where it is drawn in none, or stands still.
+
+        Args:
+            concept: Its number.
+            tone: 1 to 5.
+            count: How many frames.
+        """
+        name = toned_file(Path(catalogue()[concept].file).stem, tone, self._toned_files)
+        if name is None:
+            return None
+        frames = decode_one(self._toned_files[name], SOURCE_SIDE, FRAMES)[:count]
+        if count > 1 and self.moves(concept) and not np.ptp(frames, axis=0).any():
+            return None
+        return torch.from_numpy(frames).permute(0, 3, 1, 2).float().div_(255)
+
+    @cached_property
+    def _toned_files(self) -> dict[str, Path]:
+        every = (p for n in range(1, 5) for p in (self._folder / f"anim-{n}" / "assets").glob("*.webp"))
+        return {path.stem: path for path in every}
 
 
 def decode_still(path: Path, side: int = SOURCE_SIDE) -> Tensor:

@@ -67,6 +67,10 @@ _SIZES = {
     ("ru", "small"): ("маленький", "маленькая", "маленькое", "мелко"),
     ("ru", "large"): ("большой", "большая", "большое", "крупно"),
 }
+_TONES: dict[Language, tuple[str, ...]] = {
+    "en": ("light", "medium-light", "medium", "medium-dark", "dark"),
+    "ru": ("очень светлой", "светлой", "смуглой", "темной", "очень темной"),
+}
 _TWO_RU = {"m": "два", "n": "два", "f": "две"}
 
 
@@ -90,7 +94,8 @@ def describe(scene: Scene, *, lang: Language, rng: random.Random, names: Sequenc
 
     Args:
         scene: All its subjects are concepts.
-        names: How the subjects are called instead of by their labels, such as a synonym each.
+        names: How the subjects are called instead of by their labels, such as a synonym each; not where one of them
+            has a tone of skin.
     """
     entries = [catalogue()[s.concept] for s in scene.subjects if s.concept is not None]
     assert len(entries) == len(scene.subjects), "a subject that is no concept has no name"
@@ -123,6 +128,8 @@ def describe(scene: Scene, *, lang: Language, rng: random.Random, names: Sequenc
 def _subjects(
     scene: Scene, entries: Sequence[Concept], lang: Language, rng: random.Random, names: Sequence[str] | None
 ) -> str:
+    if any(s.tone for s in scene.subjects):
+        names = [_toned(e.label(lang), s.tone, lang) for s, e in zip(scene.subjects, entries, strict=True)]
     called = list(names) if names is not None else [e.label(lang) for e in entries]
     if scene.arrangement == "one":
         return _one(scene, entries[0], called[0], lang, rng)
@@ -147,6 +154,13 @@ def _subjects(
     if forms[0]:
         ways.append(f"{second} справа от {forms[0][0]}")
     return rng.choice(ways)
+
+
+def _toned(name: str, tone: int, lang: Language) -> str:
+    """A name with the tone of its skin, where it has one."""
+    if not tone:
+        return name
+    return f"{name} with {_TONES[lang][tone - 1]} skin" if lang == "en" else f"{name} с {_TONES[lang][tone - 1]} кожей"
 
 
 def _one(scene: Scene, entry: Concept, called: str, lang: Language, rng: random.Random) -> str:

@@ -24,6 +24,7 @@ from kandinsky.errors import RequestError
 from kandinsky.families.nano.reader import Understood
 from kandinsky.families.nano.scene_encoder import said_beside_image
 from kandinsky.families.nano.scene_words import said_of
+from kandinsky.families.nano.scenes import TONES
 from kandinsky.lab.nano2.catalogue import catalogue
 from kandinsky.lab.nano2.judge import Trained
 from kandinsky.lab.nano2.objective import SIDE, STEPS
@@ -36,6 +37,7 @@ def told(text: str, understood: Understood) -> dict[str, Any]:
     return {
         "prompt": text,
         "subjects": [] if scene is None else [catalogue()[s.concept or 0].en for s in scene.subjects],
+        "tones": [] if scene is None else [TONES[s.tone - 1] if s.tone else None for s in scene.subjects],
         "understood": [asdict(span) for span in understood.spans],
         "ignored": list(understood.ignored),
         "left open": list(understood.left_open),

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from kandinsky.lab.nano import emoji
+from kandinsky.lab.nano2 import tones
 from kandinsky.lab.nano2.catalogue import SOURCE_SIDE
 from kandinsky.lab.nano2.decoder import EXACT_STEPS, MADE_STEPS, train_decoder
 from kandinsky.lab.nano2.judge import Trained
@@ -37,6 +38,8 @@ def make(data: Path, run: Path, out: Path) -> dict[str, int]:
     if not (run / "denoiser" / "done").exists():
         train(data, run / "denoiser", settings=replace(RATES, cooldown=(STEPS - COOLDOWN, COOLDOWN)))
         (run / "denoiser" / "done").touch()
+    if not (run / tones.FILE).exists():
+        tones.make(data, run)
     exact, made = run / "decoder-exact", run / "decoder"
     if not (exact / "vae.safetensors").exists():
         train_decoder(data, exact, steps=EXACT_STEPS)

@@ -3,9 +3,9 @@
 A clip is made of a caption that says all of a scene, and compared with what the scene looks like: drawn of the real
 images where their folder is given, of the model's own portraits where it is not. For each kind of scenes: *as told*,
 the share of clips that lie nearest to what was asked for among all that differs from it in that one thing (another
-concept, motion, camera, number, order, place, size), so what a prompt's words did is counted whoever understood them
-wrongly; the background's colour; how far the subject's middle lies from where it should be, and how far its size is
-off, frame by frame; flicker. With the real images also fidelity. Nothing here is learned.
+concept, motion, camera, number, order, place, size, tone of skin), so what a prompt's words did is counted whoever
+understood them wrongly; the background's colour; how far the subject's middle lies from where it should be, and how far
+its size is off, frame by frame; flicker. With the real images also fidelity. Nothing here is learned.
 
 Legend: T frames, H W rows and columns, K concepts.
 """
@@ -34,6 +34,7 @@ from kandinsky.families.nano.scenes import (
     PLACES,
     RGB,
     SIZES,
+    TONES,
     Scene,
     Subject,
     plain_scene,
@@ -48,7 +49,7 @@ from kandinsky.lab.nano2.compose import render
 from kandinsky.lab.nano2.describe import describe
 from kandinsky.lab.nano2.fidelity import Clip, fidelity, jumps, reading
 from kandinsky.lab.nano2.measure import UNKNOWN
-from kandinsky.lab.nano2.scenes import draw_scene
+from kandinsky.lab.nano2.scenes import draw_scene, in_tones
 
 CLIPS, SIDE, FRAMES = 48, 192, 25
 SMALL, EVERY = 96, 4
@@ -88,6 +89,13 @@ class PortraitImages:
         places = GRID * GRID
         at = ((concept or 0) + 1) * places
         images: Tensor = self.decoder(self.memory.codes[at : at + places][None], count)[0]
+        return images
+
+    @torch.no_grad()
+    def toned(self, concept: int, tone: int, *, count: int = FRAMES) -> Tensor | None:
+        """The same in a tone of skin."""
+        at = (concept + 1) * GRID**2
+        images: Tensor = self.decoder(self.memory.codes[at : at + GRID**2][None], count, [tone])[0]
         return images
 
 
@@ -158,7 +166,10 @@ def scene_groups(count: int = CLIPS, others: int | None = None) -> dict[str, lis
         word = str(rng.choice(list(PLACES)[1:]))
         return _placed(plain_scene(concept, colour), word)
 
-    numbers = [int(i * len(entries) / count) for i in range(count)]
+    def in_tone(concept: int) -> Scene:
+        return plain_scene(concept, int(rng.choice(held_colours(entries[concept]))))
+
+    numbers, people = [int(i * len(entries) / count) for i in range(count)], in_tones()
     few = others or max(1, count // 3)
     return {
         "plain": [plain_scene(n, int(rng.choice(held_colours(entries[n])))) for n in numbers],
@@ -168,6 +179,7 @@ def scene_groups(count: int = CLIPS, others: int | None = None) -> dict[str, lis
         "two subjects": [several(("side by side", "one above the other")[i % 2], same=False) for i in range(few)],
         "places": [placed() for _ in range(few)],
         "sizes": [_sized(plain_scene(*drawn()), list(SIZES)[i % len(SIZES)]) for i in range(few)],
+        "tones": [_toned(in_tone(people[i * len(people) // few]), 1 + i % len(TONES)) for i in range(few)],
     }
 
 
@@ -183,6 +195,10 @@ def _placed(scene: Scene, word: str) -> Scene:
 def _sized(scene: Scene, word: str | None) -> Scene:
     side = SIZES[word] if word is not None else PLACES["middle"][2]
     return replace(scene, subjects=(replace(scene.subjects[0], size=side),), size=word)
+
+
+def _toned(scene: Scene, tone: int) -> Scene:
+    return replace(scene, subjects=(replace(scene.subjects[0], tone=tone),))
 
 
 def _of_one(scene: Scene) -> tuple[int, int]:
@@ -212,6 +228,7 @@ OTHERS: dict[str, Callable[[Scene], list[Scene]]] = {
     "two subjects": lambda scene: _first(scene, _pairs(scene)),
     "places": lambda scene: _first(scene, [_placed(scene, word) for word in PLACES]),
     "sizes": lambda scene: _first(scene, [_sized(scene, word) for word in (None, *SIZES)]),
+    "tones": lambda scene: _first(scene, [_toned(scene, tone) for tone in range(len(TONES) + 1)]),
 }
 """What a clip of each kind could have been taken for, itself first; a plain one is compared with all concepts."""
 

@@ -179,7 +179,8 @@ class KeptScenes:
         rng = np.random.default_rng((self.mix.seed, number))
         alone = rng.random() < self.mix.wordless_share and self.sources.wordless
         concepts = min(self.mix.concepts or len(self.sources), len(self.sources))
-        return draw_scene(rng, concepts=concepts, wordless=self.sources.wordless if alone else None)
+        wordless = self.sources.wordless if alone else None
+        return draw_scene(rng, concepts=concepts, wordless=wordless, tones=self.portraits.decoder.tones.is_fitted)
 
     @torch.no_grad()
     def latents(self, number: int) -> Tensor:

@@ -3,10 +3,10 @@
     python -m kandinsky.lab.nano2.package --run runs/nano2 --out src/kandinsky/assets/nano2-t2v [--data FOLDER]
 
 Writes `dit.safetensors` and `vae.safetensors`, `linear.safetensors` with the encoder that both need and an index for
-each of them, `rows.safetensors` (the memory of words) and `words.json`, and says how large they are. With ``--data``,
-the folder of the images, it also measures on the fixed scenes of `train.py` what packing costs, in decibels against the
-real clips and against the clips before packing. Without a learned decoder in the run its place is filled by one that
-adds nothing.
+each of them, `tones.safetensors` (tones of skin, see `tones.py`), `rows.safetensors` (the memory of words) and
+`words.json`, and says how large they are. With ``--data``, the folder of the images, it also measures on the fixed
+scenes of `train.py` what packing costs, in decibels against the real clips and against the clips before packing.
+Without a learned decoder in the run its place is filled by one that adds nothing.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from kandinsky.lab.nano2.compose import render
 from kandinsky.lab.nano2.judge import Trained
 from kandinsky.lab.nano2.objective import sample
 from kandinsky.lab.nano2.reader import scene_words
+from kandinsky.lab.nano2.tones import PREFIX, add_to
 from kandinsky.lab.nano2.train import probe_scenes, psnr
 from kandinsky.weights.read import read_state
 from kandinsky.weights.write import write_state
@@ -74,6 +75,7 @@ def package(trained: Trained, out: Path, *, bits: Bits | None = None) -> dict[st
     decoder = plain((trained.decoder or NanoDecoder(trained.linear)).state_dict())
     linear = {name: dit.pop(name) for name in list(dit) if name.startswith(LINEAR)}
     decoder = {name: value for name, value in decoder.items() if not name.startswith(LINEAR)}
+    dit = {name: value for name, value in dit.items() if not name.startswith(PREFIX)}
     few = {name: bits.portraits if name.startswith("portraits.") else bits.denoiser for name in dit}
     write_few(dit, out / "dit.safetensors", few, metadata)
     write_few(decoder, out / "vae.safetensors", dict.fromkeys(decoder, bits.decoder), metadata)
@@ -82,6 +84,7 @@ def package(trained: Trained, out: Path, *, bits: Bits | None = None) -> dict[st
         files = dict.fromkeys(own, f"{name}.safetensors") | dict.fromkeys(linear, "linear.safetensors")
         with replacing(out / f"{name}.safetensors.index.json") as part:
             part.write_text(json.dumps({"metadata": {}, "weight_map": files}, indent=0) + "\n", encoding="utf-8")
+    add_to(trained.network.dit.portraits.tones, out, metadata)
     words = SceneWords(len(catalogue()), codes=trained.scale_E.numel(), pooled=trained.network.dit.params.in_text_dim2)
     state = plain(trained.network.words.state_dict())
     kept = {name: value[: len(own)] for name, own in words.state_dict().items() for value in [state[name]]}
@@ -89,7 +92,7 @@ def package(trained: Trained, out: Path, *, bits: Bits | None = None) -> dict[st
     write_state(kept, out / "rows.safetensors", metadata=metadata, int8=matrices, xz={"memory.codes": trained.scale_E})
     with replacing(out / "words.json") as part:
         part.write_text(json.dumps(scene_words(), ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
-    names = ("dit.safetensors", "vae.safetensors", "linear.safetensors", "rows.safetensors", "words.json")
+    names = (*(f"{name}.safetensors" for name in ("dit", "vae", "linear", "tones", "rows")), "words.json")
     return {name: (out / name).stat().st_size for name in names}
 
 

@@ -16,6 +16,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from kandinsky.families.nano.portraits import CELL, FRAMES, GRID, MOVES, PIXELS, SIDE, PortraitDecoder
 from kandinsky.lab.nano2.catalogue import Sources
+from kandinsky.weights.read import load_into
 
 log = logging.getLogger(__name__)
 
@@ -98,10 +99,13 @@ class Portraits:
 
     @classmethod
     def read(cls, path: Path) -> Portraits:
-        """What ``of`` wrote."""
+        """What ``of`` wrote, with the tones of skin where `tones.safetensors` lies beside it."""
         state = torch.load(path, weights_only=True)
         decoder = PortraitDecoder(state["numbers"].shape[-1])
-        decoder.load_state_dict(state["decoder"])
+        decoder.load_state_dict(decoder.state_dict() | state["decoder"])
+        tones = path.with_name("tones.safetensors")
+        if tones.exists():  # fitted on portraits, by ``tones.py``
+            load_into(decoder.tones, tones, dtype=torch.float32)
         return cls(decoder, state["numbers"], state["scale"])
 
     @classmethod

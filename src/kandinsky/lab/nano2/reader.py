@@ -23,7 +23,7 @@ from kandinsky.families.nano.reader import SceneReader, Understood
 from kandinsky.files import replacing
 from kandinsky.lab.nano.captions import COLOURS
 from kandinsky.lab.nano.concepts import LANGUAGES, Concept, core, plain
-from kandinsky.lab.nano2.catalogue import catalogue
+from kandinsky.lab.nano2.catalogue import catalogue, toned
 from kandinsky.lab.nano2.describe import genitives, plural
 from kandinsky.lab.nano2.neighbours import meant_first, neighbours, unlike
 
@@ -83,6 +83,15 @@ _PHRASES: dict[tuple[str, str], str] = {
     ("backdrop", "gradient"): "gradient|fading from|градиент|фон переходит",
     ("backdrop", "halves"): "half|пополам",
 }
+# tones of skin, lightest first: adjectives in English, in Russian, and Russian words that need no noun. Unicode names
+# them differently in each language: «светлый тон кожи» is "medium-light skin tone"
+_TONES: tuple[tuple[str, str, str], ...] = (
+    ("light|fair|pale", "очень светлый|бледный", "бледнокожий|белокожий"),
+    ("medium-light|medium light", "светлый|средне-светлый", "светлокожий"),
+    ("medium|tan|olive", "средний|смуглый", "смуглый|смуглокожий"),
+    ("medium-dark|medium dark|brown", "темный|средне-темный", "темнокожий"),
+    ("dark|black", "очень темный|черный", "чернокожий"),
+)
 _GOING = ("flies", "runs", "walks", "swims", "drives", "rolls", "crawls", "slowly", "quickly", "fast")
 for _way in ("right", "left", "up", "down"):  # "a snail crawls slowly left"
     _PHRASES["motion", f"moves {_way}"] += "".join(f"|{word} {_way}" for word in _GOING)
@@ -120,6 +129,7 @@ _SILENT = frozenset(
         "на",
         "в",
         "с",
+        "со",
         "и",
         "к",
         "по",
@@ -204,6 +214,11 @@ def scene_words(near: Mapping[str, Any] | None = None) -> dict[str, Any]:
         if text := "|".join(word for word in known if word.lower() not in _DOINGS or role != "subject"):
             phrases.append([role, meaning, text])
 
+    for number, (english, russian, alone) in enumerate(_TONES, 1):
+        ends = (" skin tone", " skin", "-skinned", " skinned")
+        of_skin = [f"{one}{end}" for one in english.split("|") for end in ends]
+        of_skin += [f"{one} {noun}" for one in russian.split("|") for noun in ("тон кожи", "оттенок кожи", "кожа")]
+        add((*of_skin, *alone.split("|"), chr(0x1F3FA + number)), "tone", str(number))
     for number, colour in enumerate(COLOURS):
         add((colour.en, colour.ru, colour.ru_name, "gray" if colour.en == "grey" else colour.en), "colour", str(number))
     for number, entry in enumerate(entries):
@@ -243,6 +258,7 @@ def scene_words(near: Mapping[str, Any] | None = None) -> dict[str, Any]:
         "concepts": [[entry.en, entry.ru] for entry in entries],
         "silent": " ".join(sorted(_SILENT)),
         "general": " ".join(sorted(_GENERAL)),
+        "toned": sorted(toned()),
         "verbs": " ".join(sorted(_VERBS)),
         "emoji": _emoji(entries),
         "phrases": phrases,
