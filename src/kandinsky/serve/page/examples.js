@@ -9,6 +9,14 @@ const NANO = {
   ru: ["снеговик", "торт на день рождения", "робот на розовом фоне", "звезда на фиолетовом фоне", "ракета на черном фоне",
     "панда на синем фоне"],
 };
+const NANO2 = {
+  en: [
+    "a panda jumps on a blue background", "a cat left of a dog", "three penguins", "a rocket moves up on a black background",
+    "a balloon grows", "a waving hand, medium skin tone",
+  ],
+  ru: ["панда прыгает на синем фоне", "кошка слева от собаки", "три пингвина", "ракета движется вверх на чёрном фоне",
+    "воздушный шар растёт", "машущая рука, средний тон кожи"],
+};
 const LARGE = {
   en: [
     "A small wooden boat drifts across a misty lake at dawn, the camera glides low over still water, soft golden light",
@@ -21,10 +29,11 @@ const LARGE = {
     "Снег падает в тихом дворе со светящимися окнами, кошка идёт по забору, камера медленно приближается",
   ],
 };
+const OF = { nano: NANO, nano2: NANO2 };
 const SOUND = { en: ["drum", "clap", "bell"], ru: ["барабан", "хлопок", "колокольчик"] };
 
 export function examplesFor(model, language) {
   if (!model) return [];
   if (model.makes === "sound") return SOUND[language];
-  return (model.owned_by === "nano" ? NANO : LARGE)[language];
+  return (OF[model.id.split("-")[0]] ?? LARGE)[language];
 }
