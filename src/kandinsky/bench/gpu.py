@@ -23,7 +23,7 @@ from kandinsky.runtime import threads
 BUDGET_S = 570.0
 TESTS = Path(__file__).parents[3] / "tests"
 LITE_5, LITE_10, IMAGE = "kandinsky5-lite-t2v-sft-5s", "kandinsky5-lite-t2v-sft-10s", "kandinsky5-lite-t2i"
-FLASH, NANO = "kandinsky4-t2v-flash", "nano-t2v"
+FLASH, SMALL = "kandinsky4-t2v-flash", "nano-t2v"
 _LITE = (
     "dit.model_dim=128", "dit.ff_dim=128", "dit.num_visual_blocks=1", "dit.num_text_blocks=1", "dit.time_dim=32",
     *SMALL_TEXT, "vae.block_out_channels=32,32,32,32", "vae.layers_per_block=1",
@@ -34,7 +34,7 @@ _FLASH = (
     "dit.axes_dims=4,6,6", "text.num_layers=1",
 )  # fmt: skip
 TRITON, GRAPH, COMPILED = ("--attention", "triton"), ("--backends", "blocks=graph"), ("--backends", "blocks=compiled")
-TINY = {LITE_5: _LITE, LITE_10: _LITE, IMAGE: _FLUX, FLASH: _FLASH, NANO: ()}
+TINY = {LITE_5: _LITE, LITE_10: _LITE, IMAGE: _FLUX, FLASH: _FLASH, SMALL: ()}
 
 
 def items(device: str = "cuda", *, tiny: bool = False) -> list[Item]:
@@ -74,8 +74,8 @@ def items(device: str = "cuda", *, tiny: bool = False) -> list[Item]:
         bench("Decoding 5 s of 768x512", LITE_5, "vae", limit_s=100, repeats=1, rival=True),
         bench("Decoding an image of 1024x1024", IMAGE, "vae", limit_s=30, rival=True),
         bench("Decoding 12 s of 672x384", FLASH, "vae", "--size", "672x384", "--seconds", "12", limit_s=40, repeats=1),
-        bench("Nano, a clip", NANO, "dit", limit_s=20),
-        bench("Nano, a clip by CUDA graphs", NANO, "dit", *GRAPH, limit_s=20),
+        bench("Nano, a clip", SMALL, "dit", limit_s=20),
+        bench("Nano, a clip by CUDA graphs", SMALL, "dit", *GRAPH, limit_s=20),
         bench("Image Lite by CUDA graphs", IMAGE, "dit", "--steps", "10", *GRAPH, limit_s=30),
         bench("Image Lite, blocks compiled", IMAGE, "dit", "--steps", "10", *COMPILED, limit_s=60),
         bench("Lite, 5 s, offload module", LITE_5, "dit", "--steps", "1", "--offload", "module", limit_s=50, repeats=1),
