@@ -109,7 +109,7 @@ def test_a_rehearsal_on_cpu_writes_the_file_without_pyav_and_diffusers(tmp_path:
     result = page.read(path)
     states = {one["name"]: one["state"] for one in result["items"]}
     reasons = {one["name"]: one["reason"] for one in result["items"]}
-    assert len(states) == 8 and "`diffusers`" in reasons["Decoding 5 s of 768x512"]
+    assert len(states) == 10 and "`diffusers`" in reasons["Decoding 5 s of 768x512"]
     assert {name for name, state in states.items() if state != "done"} == {"Decoding 5 s of 768x512"}, reasons
     assert result["machine"]["processor"] and result["rates"]["float32"] > 1e8
     assert path.stem == class_of(result["machine"])

@@ -18,8 +18,8 @@ QUICK = ("--steps", "1", "--guidance", "1", "--device", "cpu")
 
 
 def test_a_long_clip_is_repeated_from_what_the_file_says(tiny: Path, call: Call) -> None:
-    done = call("generate", "a panda", "--prompt-at", "1.4s a cat", "--fade", "0.5", "--overlap", "8", "--seconds", "3",
-                "--loop", "--seed", "3", *QUICK, "-o", "long.mp4")  # fmt: skip
+    done = call("generate", "a panda", "-m", "nano-t2v", "--prompt-at", "1.4s a cat", "--fade", "0.5", "--overlap", "8",
+                "--seconds", "3", "--loop", "--seed", "3", *QUICK, "-o", "long.mp4")  # fmt: skip
     assert done.code == 0, done.err
     assert "3 windows of up to 2 s, which share 0.667 s" in done.err and not windows_path(Path("long.mp4")).exists()
     first = read_video("long.mp4")

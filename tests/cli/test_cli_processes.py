@@ -81,7 +81,7 @@ def test_other_encodings() -> None:
     assert (code, out, err) == (0, r"\u043f\u0430\u043d\u0434\u0430.png" + "\n", "")
     assert Path("панда.png").exists()
     code, out, _ = shell('k "$@"', "show", "панда.png", PYTHONIOENCODING="latin-1")
-    assert code == 0 and out.splitlines()[-1].startswith("kandinsky generate --model nano-t2v")
+    assert code == 0 and out.splitlines()[-1].startswith("kandinsky generate --model nano2-t2v")
     code, out, _ = shell('k "$@"', *STILL, "-o", "лиса.png", LC_ALL="C")
     assert (code, out) == (0, "лиса.png\n")
 
@@ -146,7 +146,9 @@ def wait_for(job: subprocess.Popen[str], pattern: str) -> None:
 def test_signals_end_a_batch_and_say_what_is_kept(number: signal.Signals) -> None:
     Path("p.txt").write_text("a dot\n" + "a panda\n" * 40, encoding="utf-8")
     options = ("--seconds", "0", "--steps", "3", "--seed", "1", "--device", "cpu")
-    with running("generate", "--prompts", "p.txt", *options, is_forked=number != signal.SIGTERM) as job:
+    with running(
+        "generate", "-m", "nano-t2v", "--prompts", "p.txt", *options, is_forked=number != signal.SIGTERM
+    ) as job:
         wait_for(job, "a-dot-1.png")
         job.send_signal(number)
         out, err = job.communicate(timeout=120)

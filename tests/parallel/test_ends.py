@@ -91,7 +91,7 @@ def ended(job: subprocess.Popen[str], *processes: int) -> tuple[str, str]:
 @pytest.mark.slow
 def test_a_job_writes_once_and_says_once(tmp_path: Path) -> None:
     options = ("--steps", "1", "--seconds", "0.4", "--guidance", "3", "-o", "out.webp")
-    job = torchrun("-m", "kandinsky", "generate", "a panda", *options, folder=tmp_path)
+    job = torchrun("-m", "kandinsky", "generate", "a panda", "-m", "nano-t2v", *options, folder=tmp_path)
     out, talk = ended(job)
     assert job.returncode == 0, talk
     assert out.split() == ["out.webp"], talk
@@ -102,7 +102,17 @@ def test_a_job_writes_once_and_says_once(tmp_path: Path) -> None:
 
 
 def test_a_bad_request_is_said_once(tmp_path: Path, port: int) -> None:
-    command = [sys.executable, "-m", "kandinsky", "generate", "a panda", "--parallel", "cfg=2,ulysses=2"]
+    command = [
+        sys.executable,
+        "-m",
+        "kandinsky",
+        "generate",
+        "a panda",
+        "-m",
+        "nano-t2v",
+        "--parallel",
+        "cfg=2,ulysses=2",
+    ]
     jobs = [
         subprocess.Popen(command, cwd=tmp_path, env=environment(rank, 2, port), stderr=subprocess.PIPE, text=True)
         for rank in range(2)
