@@ -10,7 +10,6 @@ import pytest
 from PIL import Image
 
 import kandinsky
-from kandinsky import catalogue
 from kandinsky.media.video import read_video
 
 Call = Callable[..., "Done"]  # noqa: F821
@@ -88,8 +87,6 @@ def test_a_default_model_that_takes_no_such_conditions_gives_way_to_the_one_it_n
     call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(catalogue, "DEFAULT_MODEL", "nano2-t2v")
-    monkeypatch.setenv("KANDINSKY_MODEL", "nano2-t2v")  # what the default of the option is once that is the default
     kandinsky.Video(np.zeros((25, 96, 96, 3), np.uint8), 12.0, 0).save("a.mp4")
     Image.new("RGB", (96, 96)).save("p.png")
     for words in (
@@ -103,7 +100,10 @@ def test_a_default_model_that_takes_no_such_conditions_gives_way_to_the_one_it_n
         assert done.code == 0 and "nano-t2v" in done.err, (words, done.err)
         refused = call("generate", "a panda", *words, "-m", "nano2-t2v", "--plan")
         assert refused.code == 2 and "use `nano-t2v`" in refused.err, (words, refused.err)
-    done = call("generate", "a panda", "--image", "p.png", "--plan")
+    for words in (("a panda", "--image", "p.png"), ("jumps", "--image", "p.png"), ("--image", "p.png")):
+        done = call("generate", *words, "--plan")
+        assert done.code == 0 and "note: `nano2-i2v` is used, since it begins with an image" in done.err, done.err
+    done = call("generate", "a panda", "--image", "p.png", "-m", "nano2-t2v", "--plan")
     assert done.code == 0 and "note:" not in done.err
     rows = [{"prompt": "a cat"}, {"prompt": "a cat", "conditions": ["p.png@end"]}]
     Path("rows.jsonl").write_text("\n".join(map(json.dumps, rows)))

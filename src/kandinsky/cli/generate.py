@@ -302,14 +302,20 @@ def generate(
 
 
 def _giving_way(source: catalogue.Source, requests: Sequence[Request], *, quiet: bool) -> catalogue.Source | None:
-    """The model that the default one names for conditions that it does not take, where a request asks for some."""
+    """The model that the default one names for conditions that it does not take, or for images to begin with."""
     from kandinsky.engine.conditions import lacks
 
-    name = source.card.conditions_with
-    if not name or not any(lacks(request, source.card) for request in requests):
+    card = source.card
+    if any(lacks(request, card) for request in requests):
+        name, why = card.conditions_with, f"`{source.name}` does not take all conditions that are asked for"
+    elif requests and all(request.image is not None for request in requests):
+        name, why = card.animates_with, "it begins with an image"
+    else:
+        return None
+    if not name:
         return None
     if not quiet:
-        say(f"note: `{name}` is used, since `{source.name}` does not take all conditions that are asked for")
+        say(f"note: `{name}` is used, since {why}")
     return catalogue.source_of(name)
 
 

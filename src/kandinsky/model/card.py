@@ -368,6 +368,7 @@ class Card:
         keyframes: For models that generate keyframes first.
         sound: For models that generate audio.
         sounds_with: The model that generates audio for this one's clips.
+        animates_with: The model that begins with an image, as this one is not trained to.
         conditions_with: The model that is named to those who ask for conditions that this one does not take.
         preview: Colours of previews; grey without it.
         distilled_from: The model that its few steps were distilled from.
@@ -395,6 +396,7 @@ class Card:
     keyframes: Keyframes | None = None
     sound: Sound | None = None
     sounds_with: str = FULL_SIZE_SOUND
+    animates_with: str = ""
     conditions_with: str = ""
     preview: LatentRGB | None = None
     distilled_from: str = ""
