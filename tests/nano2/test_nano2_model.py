@@ -719,7 +719,7 @@ def test_beside_an_image_nothing_fades_in(encoder: NanoSceneEncoder) -> None:
 def test_a_still_of_an_image_is_refused(cards: Path) -> None:
     animate = kandinsky.load("tiny2-i2v", device="cpu")
     image = np.zeros((192, 192, 3), np.uint8)
-    with pytest.raises(RequestError, match=r"`0` seconds are not supported by `tiny2-i2v`: use 0.67 to 2") as caught:
+    with pytest.raises(RequestError, match=r"`0` seconds are not supported by `tiny2-i2v`: use 0.66 to 2") as caught:
         animate("a cat", image=image, seconds=0)
     assert caught.value.hint == "a still would be the image itself"
     assert animate("a cat jumps", image=image, seconds=0.67, seed=1).frames.shape[0] == 9
