@@ -303,3 +303,9 @@ def test_a_list_without_neighbours_still_reads() -> None:
     }
     old = SceneReader(table)
     assert old.read("a fox").scene is not None and old.nearest("a pengiun")[0] == "penguin"
+
+
+def test_what_tells_ground_from_sky_is_no_unused_word() -> None:
+    understood = read("a cat on green ground under a blue sky")
+    assert understood.ignored == () and understood.scene is not None and understood.scene.backdrop == "ground"
+    assert read("a cat left of a blorp").ignored == ("left of", "blorp")

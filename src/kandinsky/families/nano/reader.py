@@ -523,8 +523,8 @@ def _is_shown(span: Span, scene: Scene) -> bool:
             return span.meaning == scene.size
         case "count":
             return same and int(span.meaning) == len(subjects)
-        case "relation":
-            return not same
+        case "relation":  # "on green ground under a blue sky"
+            return not same or scene.backdrop == "ground"
         case "colour":
             return int(span.meaning) in scene.colours
         case "anything":
