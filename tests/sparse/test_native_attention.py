@@ -38,7 +38,9 @@ def distance(found: Tensor, wanted: Tensor) -> float:
 @needed
 @pytest.mark.parametrize("dtype", CLOSE)
 @pytest.mark.parametrize(
-    ("B", "S", "L", "N", "K"), [(1, 64, 64, 1, 64), (2, 100, 77, 3, 64), (1, 333, 259, 2, 32), (1, 65, 130, 2, 128)]
+    ("B", "S", "L", "N", "K"),
+    [(1, 64, 64, 1, 64), (2, 100, 77, 3, 64), (1, 333, 259, 2, 32), (1, 65, 130, 2, 128)]
+    + [(1, 80, 90, 2, width) for width in (8, 20, 40, 80, 160)],  # no whole registers
 )
 def test_dense_is_the_definition(dtype: torch.dtype, B: int, S: int, L: int, N: int, K: int) -> None:
     q, k, v = made(dtype, B, S, L, N, K)
@@ -113,14 +115,15 @@ def test_auto_takes_it_for_much_work_only(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setitem(attention_module._BACKENDS, "native", attention_module.Backend(spy))
     attention(*made(torch.float32, 1, 255, 256, 1, 64))
     attention(*made(torch.float32, 1, 511, 3, 1, 64))
-    attention(*made(torch.float32, 1, 512, 512, 1, 24))
+    attention(*made(torch.float32, 1, 512, 512, 1, 12))
     every = torch.ones(1, 1, 256, 256, dtype=torch.bool)
     attention(*made(torch.float32, 1, 256, 256, 1, 64), mask=every)
     assert not taken
     attention(*made(torch.float32, 1, 256, 256, 1, 64))
     attention(*made(torch.float32, 1, 512, 3, 1, 64))
+    attention(*made(torch.float32, 1, 1024, 512, 1, 40))
     assert library.told() == f"own {library.VERSION}"
-    assert taken == [256, 512]
+    assert taken == [256, 512, 1024]
 
 
 def test_what_it_cannot_do_is_done_by_another_and_said(caplog: pytest.LogCaptureFixture) -> None:

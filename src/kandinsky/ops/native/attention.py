@@ -24,7 +24,7 @@ def fits(q_BSNK: Tensor, k_BLNK: Tensor, v_BLNK: Tensor, mask: Tensor | None, bl
     if q_BSNK.dim() != 4 or q_BSNK.shape[1] == 0 or k_BLNK.shape[1] == 0 or 0 in (q_BSNK.shape[0], q_BSNK.shape[2]):
         return False
     width = q_BSNK.shape[-1]
-    if width % (32 if q_BSNK.dtype is torch.bfloat16 else 16) or not 0 < width <= WIDEST or v_BLNK.shape[-1] != width:
+    if not 0 < width <= WIDEST or v_BLNK.shape[-1] != width:
         return False
     if mask is not None and (mask.dtype is not torch.bool or not _is_of_keys(mask, k_BLNK)):
         return False

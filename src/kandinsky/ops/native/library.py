@@ -21,6 +21,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from kandinsky.errors import RequestError
 from kandinsky.files import OFF, cache_folder, replacing
@@ -234,6 +235,8 @@ def attend(
 ) -> Tensor:
     """softmax(q·kᵀ / √K)·v of each head; the caller has seen to types and shapes.
 
+    Heads that fill no whole registers are filled with zeros, which change nothing and cost their share.
+
     Args:
         made: The kernels.
         q_BSNK: Queries; the last axis lies together.
@@ -247,7 +250,10 @@ def attend(
     Returns:
         [B, S, N, K].
     """
-    (B, S, N, K), L = q_BSNK.shape, k_BLNK.shape[1]
+    (B, S, N, own), L = q_BSNK.shape, k_BLNK.shape[1]
+    if filled := -own % (32 if q_BSNK.dtype is torch.bfloat16 else 16):
+        q_BSNK, k_BLNK, v_BLNK = (functional.pad(x, (0, filled)) for x in (q_BSNK, k_BLNK, v_BLNK))
+    K = own + filled
     out = q_BSNK.new_empty(B, S, N, K)
     counted = None if counted_BL is None else counted_BL.expand(B, L).contiguous()
     firsts, kept, counts, size = lists or (None, None, None, 0)
@@ -261,7 +267,7 @@ def attend(
     work = Work(
         at(q_BSNK), at(k_BLNK), at(v_BLNK), at(out), at(counted), at(firsts), at(kept), at(counts),
         strides(q_BSNK), strides(k_BLNK), strides(v_BLNK),
-        B, S, L, N, K, size, torch.get_num_threads(), 1.0 / math.sqrt(K),
+        B, S, L, N, K, size, torch.get_num_threads(), 1.0 / math.sqrt(own),
     )  # fmt: skip
     made.attention(ctypes.byref(work), q_BSNK.dtype is torch.bfloat16)
-    return out
+    return out[..., :own]
