@@ -25,6 +25,7 @@ GLOBS = (
 IMAGES = (
     "src/kandinsky/assets/*/*.png",
     "src/kandinsky/assets/*/*.webp",
+    "src/kandinsky/assets/*/NOTICES.txt",
     "docs/*.webp",
     "docs/guides/*.png",
     "docs/guides/*.webp",
