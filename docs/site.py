@@ -22,7 +22,7 @@ GLOBS = (
     "comfyui/*.md",
     "src/kandinsky/assets/*/*.md",
 )
-IMAGES = (
+FILES = (
     "src/kandinsky/assets/*/*.png",
     "src/kandinsky/assets/*/*.webp",
     "src/kandinsky/assets/*/NOTICES.txt",
@@ -55,7 +55,7 @@ def build(target: Path) -> None:
         subprocess.CalledProcessError: If a link, an anchor or a page is missing, or a docstring cannot be read.
     """
     shutil.rmtree(target / "docs", ignore_errors=True)
-    for path in [*pages(), *(image.relative_to(ROOT) for pattern in IMAGES for image in ROOT.glob(pattern))]:
+    for path in [*pages(), *(image.relative_to(ROOT) for pattern in FILES for image in ROOT.glob(pattern))]:
         copy = target / "docs" / path
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / path, copy)
