@@ -18,7 +18,7 @@ from kandinsky.families.nano.portraits import PortraitDecoder
 from kandinsky.families.nano.scene_transformer import SceneTransformer
 from kandinsky.families.nano.scene_words import SceneWords
 from kandinsky.families.nano.scenes import RGB, Scene, plain_scene
-from kandinsky.lab.nano.evaluate import EVALUATED, evaluate, table
+from kandinsky.lab.nano.evaluate import evaluate, evaluated, table
 from kandinsky.lab.nano2.fidelity import Clip
 from kandinsky.lab.nano2.judge import silence
 from kandinsky.lab.nano2.measures import (
@@ -54,7 +54,7 @@ class OwnShades(DrawnSources):
 
 @pytest.fixture(scope="module")
 def reference() -> Reference:
-    return Reference(OwnShades(30), are_real=True)
+    return Reference.of(OwnShades(30), are_real=True)
 
 
 def blue(concept: int = CAT, **changes: Any) -> Scene:
@@ -124,8 +124,8 @@ def test_a_reader_is_judged_by_what_it_reads() -> None:
 @pytest.mark.parametrize("task", ["text-to-video", "image-to-video"])
 def test_a_session_makes_what_it_planned(reference: Reference, task: str, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
-    reference = Reference(OwnShades(574), are_real=False)
-    monkeypatch.setattr(reference, "_concepts", torch.zeros(574, 7, 4, 24, 24))
+    reference = Reference.of(OwnShades(574), are_real=False)
+    monkeypatch.setattr(reference, "_plain", torch.zeros(2, 574, 7, 3, 24, 24))
 
     def make(texts: Sequence[str], *, images: Sequence[Clip] | None = None, **fields: Any) -> list[Clip]:
         asked.extend(texts)
@@ -152,7 +152,7 @@ def test_portraits_are_images() -> None:
 
 
 def test_models_of_scenes_have_groups_of_their_own() -> None:
-    assert {"nano2-t2v", "nano2-i2v"} <= set(EVALUATED)
+    assert {"nano2-t2v", "nano2-i2v", "nano-v2a", "nano-world"} <= set(evaluated())
     with pytest.raises(RequestError, match="use `words that fit`"):
         evaluate("nano2-i2v", groups=["plain"])
     with pytest.raises(RequestError, match="kandinsky data nano"):

@@ -15,8 +15,8 @@ from kandinsky.lab.nano.captions import held_colours
 from kandinsky.lab.nano2 import make as make_module
 from kandinsky.lab.nano2.catalogue import catalogue, toned
 from kandinsky.lab.nano2.generate import read_image, told
-from kandinsky.lab.nano2.measure import fixed_prompts, strips, thinned
-from kandinsky.lab.nano2.measures import scene_groups
+from kandinsky.lab.nano2.measures import fixed_prompts, scene_groups
+from kandinsky.lab.nano2.picture import strips
 from kandinsky.lab.nano2.reader import read, reader
 from kandinsky.lab.nano2.train import STEPS, probe_scenes
 from kandinsky.train.steady import Steady
@@ -86,10 +86,9 @@ def test_images_of_any_shape_become_a_frame(tmp_path: Path) -> None:
     assert frame.shape == (1, 192, 192, 3) and float(frame.min()) > 0.9
 
 
-def test_strips_and_thinning() -> None:
+def test_strips_show_real_clips_above_the_made() -> None:
     clip = np.zeros((25, 16, 16, 3), np.uint8)
     assert strips([clip] * 4, [clip] * 4).size == (3 * 6 * 16, 2 * 2 * 16)
-    assert thinned(list(range(10)), 5) == [0, 2, 4, 6, 8]
 
 
 def test_one_command_makes_everything_and_can_be_given_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,7 +75,7 @@ def nano(
     ],
     prompts: Annotated[int | None, typer.Option("--prompts", help="Prompts per group; default: all.")] = None,
     groups: Annotated[
-        list[str] | None, typer.Option("--group", help="Only this group, such as `en label`; may be repeated.")
+        list[str] | None, typer.Option("--group", help="Only this group, such as `plain`; may be repeated.")
     ] = None,
     cache: Annotated[
         Path | None,
@@ -89,6 +89,10 @@ def nano(
     ] = None,
     sheet: Annotated[
         Path | None, typer.Option("--sheet", help="Write a contact sheet of some clips to this file.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Sampling steps; default: the model's.")] = None,
+    guidance: Annotated[
+        float | None, typer.Option("--guidance", help="Classifier-free guidance scale; default: the model's.")
     ] = None,
     dtype: Annotated[
         str | None, typer.Option("--dtype", help="float32, or bfloat16 where the CPU supports it.")
@@ -111,7 +115,7 @@ def nano(
     with counted("evaluating") as on_batch:
         result = measure(
             model, prompts=prompts, groups=groups or None, cache=cache, sheet=sheet, dtype=dtype, on_batch=on_batch,
-            branches=branch or ([] if branches else None),
+            steps=steps, guidance=guidance, branches=branch or ([] if branches else None),
         )  # fmt: skip
     if as_json:
         emit_json(result, indent=1)

@@ -149,6 +149,16 @@ class Clips:
         return [self._rows[file] for file in files]
 
 
+def open_clips(cache: Path) -> Clips:
+    """The clips of a folder that ``kandinsky data nano --folder`` filled, decoded if they are not yet.
+
+    Raises:
+        RequestError: There are none.
+    """
+    decode(cache)
+    return Clips(cache)
+
+
 def composite(rgba_THWC: np.ndarray, scene: Scene, *, side: int) -> np.ndarray:
     """Put a premultiplied RGBA clip over a plain background.
 

@@ -8,8 +8,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,27 +22,55 @@ if TYPE_CHECKING:
 
     from kandinsky.engine.pipeline import GenerationPipeline
     from kandinsky.lab.nano.measure import NanoJudge
+    from kandinsky.lab.nano2.evaluate import Measured
+    from kandinsky.model.card import Card
 
 Case = TypeVar("Case")
-EVALUATED = ("nano-t2v", "nano-i2v", "nano-v2a", "nano-live", "nano-world", "nano2-t2v", "nano2-i2v")
+FAMILY = "nano"
 CACHE = Path(".cache/nano")
 
 
-@dataclass(slots=True)
+def evaluated() -> tuple[str, ...]:
+    """Ids of the models that there are measures for: they show emoji, so there is a right clip of each."""
+    return tuple(card.id for card in catalogue.all_cards() if card.family.name == FAMILY)
+
+
+@dataclass
 class Session:
-    """What every measure works with. ``shown`` gathers a clip of every batch for the contact sheet."""
+    """What every measure works with.
+
+    Args:
+        asked: Further fields of every request, such as ``steps``.
+        shown: Gathers a clip of every batch for the contact sheet.
+    """
 
     pipe: GenerationPipeline
-    judge: NanoJudge
     cache: Path
     per_group: int | None
     groups: tuple[str, ...] | None
     batch: int
     seed: int
+    asked: dict[str, Any]
     on_batch: Callable[[int, int], None] | None
-    shown: list[np.ndarray]
+    shown: list[np.ndarray] = field(default_factory=list)
     seconds: float = 0.0
     made: int = 0
+
+    @property
+    def side(self) -> int:
+        """Of the model's clips, in pixels."""
+        from kandinsky.engine.request import parse_size
+
+        return parse_size(self.pipe.card.clip.default_size)[1]
+
+    @cached_property
+    def judge(self) -> NanoJudge:
+        """The real clips. Raises: RequestError where there are none."""
+        from kandinsky.lab.nano.concepts import load_concepts
+        from kandinsky.lab.nano.emoji import open_clips
+        from kandinsky.lab.nano.measure import NanoJudge
+
+        return NanoJudge(open_clips(self.cache), load_concepts(), side=self.side)
 
     def chosen(self, groups: dict[str, list[Case]]) -> dict[str, list[Case]]:
         """The groups asked for. Raises: RequestError for one that is not there."""
@@ -58,7 +87,9 @@ class Session:
 
         began = time.monotonic()
         requests = [
-            Request(self.pipe.card.id, text, seed=seed, **{name: values[i] for name, values in more.items()})
+            Request(
+                self.pipe.card.id, text, seed=seed, **{name: values[i] for name, values in more.items()}
+            ).with_values(**self.asked)
             for i, (text, seed) in enumerate(zip(prompts, seeds, strict=True))
         ]
         videos = self.pipe.run_batch([self.pipe.resolve(request) for request in requests])
@@ -76,6 +107,8 @@ def evaluate(
     groups: Sequence[str] | None = None,
     batch: int = 16,
     seed: int = 0,
+    steps: int | None = None,
+    guidance: float | None = None,
     dtype: str | None = None,
     sheet: Path | str | None = None,
     branches: Sequence[str] | None = None,
@@ -84,112 +117,185 @@ def evaluate(
     """Measure a model on requests it was never trained with.
 
     Args:   cache: where ``kandinsky data nano`` put the real clips; None = ``CACHE``, or none for a model that can be
-            measured without them.   prompts: number a group; None = all. Of a model of sound: of all groups together.
-            groups: only these, such as `en label`; None = all.
+            measured without them.   prompts: number a group; None = all, and of scenes 48 plain ones and 16 of every
+            other kind. Of a model of sound: of all groups together.
+            groups: only these, such as `plain`; None = all.
+            steps, guidance: in place of the model's own.
             dtype: compute type, as ``load`` takes it; the autoencoder is measured in float32 whatever it is.
             sheet: write a contact sheet of clips from all groups there.
             branches: measure how branches are followed instead: those of these files, or the model's own.
-    Returns: ``groups`` (figures by group; which ones depends on the task), ``autoencoder`` and ``seconds_cold`` (one
-            clip through the command line, start-up included) for text to video, ``seconds_a_clip`` (in batches),
-            ``settings``.
+    Returns: ``groups`` (figures by group; which ones depends on the task); for text to video also ``words``, and of all
+            groups ``autoencoder`` and ``seconds_cold`` (one clip through the command line, start-up included);
+            ``seconds_a_clip`` (in batches), ``settings``.
     Raises: RequestError for a model that has no evaluation, or where the real clips are missing.
     """
-    if model not in EVALUATED:
-        raise RequestError(f"there is no evaluation for `{model}`: use {', '.join(f'`{name}`' for name in EVALUATED)}")
     card = catalogue.find(model)
-    if branches is not None and (card.task != "text-to-video" or card.roll is not None):
+    if card.family.name != FAMILY:
+        raise RequestError(
+            f"there is no evaluation for `{model}`: use {', '.join(f'`{name}`' for name in evaluated())}"
+        )
+    if branches is not None and (card.task != "text-to-video" or card.roll is not None or not _has_judge(card)):
         raise RequestError(f"`{model}` is not measured with branches: use `nano-t2v`")
-    if card.sampling.condition == "scenes":
-        return _scenes(
-            model, None if cache is None else Path(cache), prompts=prompts, groups=groups, batch=batch, dtype=dtype,
-            sheet=None if sheet is None else Path(sheet), on_batch=on_batch,
-        )  # fmt: skip
-    cache = CACHE if cache is None else Path(cache)
+    asked = {name: value for name, value in (("steps", steps), ("guidance", guidance)) if value is not None}
+    target = None if sheet is None else Path(sheet)
     if card.sound is not None:
+        if asked:
+            raise RequestError(f"`{model}` is measured with its own steps and guidance: leave them out")
         from kandinsky.lab.nano.measure_sound import evaluate_sound
 
         return evaluate_sound(
-            model, cache=cache, clips=prompts, groups=groups, batch=batch, seed=seed, dtype=dtype,
-            sheet=None if sheet is None else Path(sheet), on_batch=on_batch,
+            model, cache=CACHE if cache is None else Path(cache), clips=prompts, groups=groups, batch=batch, seed=seed,
+            dtype=dtype, sheet=target, on_batch=on_batch,
         )  # fmt: skip
     import torch
 
     from kandinsky.catalogue import load
-    from kandinsky.engine.request import parse_size
-    from kandinsky.lab.nano.concepts import load_concepts
-    from kandinsky.lab.nano.emoji import Clips
-    from kandinsky.lab.nano.measure import NanoJudge
 
     pipe = load(model, dtype=dtype)
-    width, height = parse_size(pipe.card.clip.default_size)
-    judge = NanoJudge(Clips(cache), load_concepts(), side=height)
     chosen = None if groups is None else tuple(groups)
-    session = Session(pipe, judge, cache, prompts, chosen, batch, seed, on_batch, [])
+    folder = CACHE if cache is None else Path(cache)
+    session = Session(pipe, folder, prompts, chosen, batch, seed, asked, on_batch)
     roll = pipe.card.roll
     if branches is not None:
-        figures = _branches(session, branches, None if sheet is None else Path(sheet))
+        figures = _branches(session, branches, target)
+    elif not _has_judge(card):
+        figures = _of_scenes(session, None if cache is None else folder)
     else:
         figures = (_world if roll is not None and roll.actions else MEASURES[pipe.card.task])(session)
-    if sheet and branches is None:
-        _sheet(session.shown, Path(sheet))
+    if target is not None and session.shown and branches is None:
+        _sheet(session.shown, target)
     sampling = pipe.card.sampling
     settings = {
-        "steps": sampling.steps,
-        "guidance": sampling.guidance,
+        "steps": sampling.steps if steps is None else steps,
+        "guidance": sampling.guidance if guidance is None else guidance,
         "shift": sampling.shift,
         "seed": seed,
         "dtype": pipe.precision.name,
         "threads": torch.get_num_threads(),
-        "size": f"{width}x{height}",
+        "size": f"{session.side}x{session.side}",
+        **figures.pop("settings", {}),
     }
-    return {"model": model, **figures, "seconds_a_clip": session.seconds / session.made, "settings": settings}
+    seconds = session.seconds / max(session.made, 1)
+    return {"model": model, **figures, "seconds_a_clip": seconds, "settings": settings}
+
+
+def _has_judge(card: Card) -> bool:
+    """Whether a model is compared with the real clips by ``NanoJudge``: one of scenes is not."""
+    return card.sampling.condition != "scenes"
+
+
+def _honest(session: Session, measured: Measured, names: Iterable[str] = (), more: int = 0) -> dict[str, Any]:
+    """Figures of the measures of ``lab/nano2/measures.py``.
+
+    Args:
+        session: Its groups are looked for among the model's own and further ones.
+        measured: The model.
+        names: These further ones.
+        more: How many clips will be made of them.
+    """
+    from kandinsky.lab.nano2.evaluate import Made
+    from kandinsky.lab.nano2.measures import CLIPS, MEASURES, planned
+    from kandinsky.lab.nano2.measures import Session as Scenes
+
+    every: dict[str, list[None]] = {name: [] for name in (*measured.groups, *names)}
+    wanted = session.chosen(every)
+    groups = [name for name in measured.groups if name in wanted]
+    make = Made(session.pipe, session.batch, session.seed, session.asked)
+    count = session.per_group
+    scenes = Scenes(make, measured.reference, measured.read, count or CLIPS, count, measured.round_trip, groups)
+    task = session.pipe.card.task
+    total = planned(scenes, task) + more
+
+    def made(clips: list[np.ndarray], seconds: float) -> None:
+        session.seconds += seconds
+        session.made += len(clips)
+        session.shown.append(clips[0])
+        if session.on_batch is not None:
+            session.on_batch(session.made, total)
+
+    make.on_batch = made
+    return MEASURES[task](scenes)
+
+
+def _later(session: Session, more: int) -> Callable[[int, int], None]:
+    """Progress of what is made after what was made so far."""
+    before = session.made
+
+    def on_batch(done: int, _: int) -> None:
+        if session.on_batch is not None:
+            session.on_batch(before + done, before + more)
+
+    return on_batch
+
+
+def _once(session: Session) -> dict[str, Any]:
+    """What is measured of a whole model alone."""
+    if session.groups is not None or session.pipe.card.task != "text-to-video":
+        return {}
+    return {"seconds_cold": cold_start(session.pipe.card.id)}
+
+
+def _of_scenes(session: Session, data: Path | None) -> dict[str, Any]:
+    from kandinsky.lab.nano2.evaluate import REFERENCES, of_scenes
+
+    figures = _honest(session, of_scenes(session.pipe, data))
+    return figures | _once(session) | {"settings": {"compared with": REFERENCES[data is not None]}}
 
 
 def _text_to_video(session: Session) -> dict[str, Any]:
     from kandinsky.catalogue import load
     from kandinsky.lab.nano import measure as nano
+    from kandinsky.lab.nano.as_scenes import measured
 
+    every = nano.choose_prompts(session.per_group)
+    retrieved = {name: cases for name, cases in every.items() if session.groups is None or name in session.groups}
+    more = sum(map(len, retrieved.values()))
+    figures = _honest(session, measured(session.pipe, session.judge), every, more)
     groups = nano.judge_groups(
         session.judge,
         session.make,
-        session.chosen(nano.choose_prompts(session.per_group)),
+        retrieved,
         batch=session.batch,
         seed=session.seed,
-        on_batch=session.on_batch,
+        on_batch=_later(session, more),
     )
-    with load(session.pipe.card.id, dtype="float32").placement.hold("vae") as vae:
-        autoencoder = nano.judge_autoencoder(session.cache, vae, side=session.judge.side)
-    return {
-        "groups": {name: asdict(figures) for name, figures in groups.items()},
-        "autoencoder": autoencoder,
-        "seconds_cold": cold_start(session.pipe.card.id),
-    }
+    figures["groups"] |= {name: asdict(one) for name, one in groups.items()}
+    if session.groups is None:
+        with load(session.pipe.card.id, dtype="float32").placement.hold("vae") as vae:
+            figures["autoencoder"] = nano.judge_autoencoder(session.cache, vae, side=session.side)
+    return figures | _once(session)
 
 
 def _image_to_video(session: Session) -> dict[str, Any]:
     from kandinsky.lab.nano import measure_image as nano_image
-    from kandinsky.lab.nano.emoji import Clips
+    from kandinsky.lab.nano.as_scenes import measured
+    from kandinsky.lab.nano.emoji import open_clips
 
+    every = nano_image.choose_cases(session.judge, open_clips(session.cache), session.cache, session.per_group)
+    compared = {name: cases for name, cases in every.items() if session.groups is None or name in session.groups}
+    more = sum(map(len, compared.values()))
+    figures = _honest(session, measured(session.pipe, session.judge), every, more)
     groups = nano_image.judge_images(
         lambda pictures, prompts, seeds: session.make(prompts, seeds, image=pictures),
-        session.chosen(nano_image.choose_cases(session.judge, Clips(session.cache), session.cache, session.per_group)),
+        compared,
         batch=session.batch,
         seed=session.seed,
-        on_batch=session.on_batch,
+        on_batch=_later(session, more),
     )
-    return {"groups": {name: asdict(figures) for name, figures in groups.items()}}
+    figures["groups"] |= {name: asdict(one) for name, one in groups.items()}
+    return figures
 
 
 def _branches(session: Session, files: Sequence[str], sheet: Path | None) -> dict[str, Any]:
     import numpy as np
 
     from kandinsky.lab.nano import branches as nano_branches
-    from kandinsky.lab.nano.emoji import Clips
+    from kandinsky.lab.nano.emoji import open_clips
     from kandinsky.lab.nano.splits import autoencoder_rows
     from kandinsky.weights.branch_files import CONTROL, REFERENCE, read_branch
     from kandinsky.weights.locate import locate_part
 
-    card, clips, judge = session.pipe.card, Clips(session.cache), session.judge
+    card, clips, judge = session.pipe.card, open_clips(session.cache), session.judge
     measured: Sequence[str | Path] = files or [locate_part(part, model=card.id) for part in card.branches]
     if not measured:
         raise RequestError(f"`{card.id}` has no branches of its own: name files of branches")
@@ -222,19 +328,6 @@ def _world(session: Session) -> dict[str, Any]:
     )  # fmt: skip
     session.seconds, session.made = time.monotonic() - began, 2 * len(session.shown)
     return {"groups": {name: asdict(groups[name]) for name in session.chosen({name: [] for name in groups})}}
-
-
-def _scenes(
-    model: str, data: Path | None, *, groups: Sequence[str] | None, sheet: Path | None, **options: Any
-) -> dict[str, Any]:
-    from kandinsky.lab.nano2.evaluate import evaluate_scenes
-
-    shown: list[np.ndarray] = []
-    figures = evaluate_scenes(model, data=data, groups=groups, shown=shown, **options)
-    if sheet is not None and shown:
-        _sheet(shown, sheet)
-    cold = {"seconds_cold": cold_start(model)} if catalogue.find(model).task == "text-to-video" and not groups else {}
-    return figures | cold
 
 
 # By the card's task: a session to figures.
@@ -328,16 +421,16 @@ COLUMNS = (
 
 
 def table(result: dict[str, Any]) -> str:
-    """The figures as a Markdown table, for the terminal and the model card."""
+    """The figures as Markdown tables, for the terminal and the model card: groups of one kind of figures in each."""
     lines: list[str] = []
-    if rows := result["groups"]:
-        columns = [column for column in COLUMNS if column[0] in next(iter(rows.values()))]
+    kinds: dict[tuple[tuple[str, str, str], ...], list[str]] = {}
+    for name, figures in result["groups"].items():
+        columns = tuple(column for column in COLUMNS if column[0] in figures)
+        told = ["–" if figures[of] is None else format(figures[of], form) for of, _, form in columns]
+        kinds.setdefault(columns, []).append(f"| {name} | " + " | ".join(told) + " |")
+    for columns, rows in kinds.items():
         lines.append("| group | " + " | ".join(heading for _, heading, _ in columns) + " |")
-        lines.append("|---" * (len(columns) + 1) + "|")
-        for name, figures in rows.items():
-            told = ["–" if figures[field] is None else format(figures[field], form) for field, _, form in columns]
-            lines.append(f"| {name} | " + " | ".join(told) + " |")
-        lines.append("")
+        lines += ["|---" * (len(columns) + 1) + "|", *rows, ""]
     if words := result.get("words"):
         lines += ["| texts | number | right |", "|---|---|---|"]
         lines += [f"| {name} | {one['texts']} | {one['right']:.1%} |" for name, one in words.items()]

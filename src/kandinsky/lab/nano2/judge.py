@@ -31,9 +31,8 @@ from kandinsky.families.nano.scene_transformer import SceneTransformer
 from kandinsky.families.nano.scene_words import NOTHING, Said, said_of
 from kandinsky.families.nano.scenes import Scene
 from kandinsky.lab.nano2.catalogue import Images, open_sources
-from kandinsky.lab.nano2.evaluate import REFERENCES, inside
+from kandinsky.lab.nano2.evaluate import REFERENCES, Made, inside
 from kandinsky.lab.nano2.fidelity import Clip
-from kandinsky.lab.nano2.measure import Made, fixed_prompts, strips
 from kandinsky.lab.nano2.measures import (
     CLIPS,
     GROUPS,
@@ -46,9 +45,11 @@ from kandinsky.lab.nano2.measures import (
     Session,
     caption_of,
     clip_figures,
+    fixed_prompts,
     scene_groups,
 )
 from kandinsky.lab.nano2.objective import STEPS, SceneDenoiser, network_params, sample
+from kandinsky.lab.nano2.picture import strips
 from kandinsky.lab.nano2.portraits import Portraits
 from kandinsky.lab.nano2.reader import read
 
@@ -198,7 +199,7 @@ def judge(
         groups: Only these of ``measures.GROUPS``; None for all, further steps and the 48 fixed prompts.
     """
     out.mkdir(parents=True, exist_ok=True)
-    reference = Reference(judged.portraits if sources is None else sources, are_real=sources is not None)
+    reference = Reference.of(judged.portraits if sources is None else sources, are_real=sources is not None)
     result: dict[str, Any] = dict(judged.told) | {"compared with": REFERENCES[sources is not None]}
 
     def write() -> None:

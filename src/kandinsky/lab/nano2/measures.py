@@ -1,20 +1,22 @@
-"""What is measured of a Nano that draws scenes, by ``kandinsky evaluate`` and by ``judge.py``.
+"""What is measured of a Nano, by ``kandinsky evaluate`` (``evaluate.py``) and of a run in training (``judge.py``).
 
 A clip is made of a caption that says all of a scene, and compared with what the scene looks like: drawn of the real
-images where their folder is given, of the model's own portraits where it is not. For each kind of scenes: *as told*,
+images, or of the model's own portraits where it has some and no folder is given. For each kind of scenes: *as told*,
 the share of clips that lie nearest to what was asked for among all that differs from it in that one thing (another
 concept, motion, camera, number, order, place, size, tone of skin), so what a prompt's words did is counted whoever
 understood them wrongly; the background's colour; how far the subject's middle lies from where it should be, and how far
-its size is off, frame by frame; flicker. With the real images also fidelity. Nothing here is learned.
+its size is off, frame by frame; flicker. With the real images also fidelity (``fidelity.py``). Nothing here is learned.
 
 Legend: T frames, H W rows and columns, K concepts.
 """
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from importlib import resources
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,7 +25,6 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from kandinsky.evaluate.clips import flicker
-from kandinsky.families.nano.draft import place
 from kandinsky.families.nano.portraits import GRID, PortraitDecoder
 from kandinsky.families.nano.reader import Understood
 from kandinsky.families.nano.scene_words import SceneWords
@@ -35,10 +36,10 @@ from kandinsky.families.nano.scenes import (
     RGB,
     SIZES,
     TONES,
+    WHITE,
     Scene,
     Subject,
     plain_scene,
-    track,
 )
 from kandinsky.families.nano.spelling import words_of
 from kandinsky.lab.nano.captions import held_colours
@@ -48,18 +49,34 @@ from kandinsky.lab.nano2.catalogue import Images, catalogue
 from kandinsky.lab.nano2.compose import render
 from kandinsky.lab.nano2.describe import describe
 from kandinsky.lab.nano2.fidelity import Clip, fidelity, jumps, reading
-from kandinsky.lab.nano2.measure import UNKNOWN
 from kandinsky.lab.nano2.scenes import draw_scene, in_tones
 
 CLIPS, SIDE, FRAMES = 48, 192, 25
 SMALL, EVERY = 96, 4
 """Side of clips that are only compared at 24 × 24 pixels, and which of their frames all concepts are compared in."""
+BLACK = min(range(len(RGB)), key=lambda number: sum(RGB[number]))
 DIFFERS, FEWEST = 40, 12
 """How far a pixel is from the background to be the subject's, in 255, and how many of them are one."""
 SENTENCES, NEGATED = 400, 50
 NO: dict[Language, tuple[str, ...]] = {"en": ("no {}", "without {}"), "ru": ("не {}", "без {}")}
+UNKNOWN: dict[Language, tuple[str, ...]] = {
+    "en": (
+        "asdfgh",
+        "qwertz",
+        "a blorptak",
+        "democracy",
+        "the square root of two",
+        "tuesday",
+        "an isotope",
+        "tax form",
+    ),
+    "ru": ("ыфвапр", "йцукен", "бырзяк", "демократия", "квадратный корень", "вторник", "изотоп", "налоговый вычет"),
+}
+"""Texts with nothing in them that can be shown."""
 
 Read = Callable[[str], Understood]
+Draw = Callable[[Scene, int], Tensor]
+"""A scene and a side to float32 [25, side, side, 3] in [-1, 1]."""
 RoundTrip = Callable[[Clip], Clip]
 
 
@@ -103,38 +120,47 @@ class Reference:
     """The clips that scenes mean, and how far others are from them.
 
     Args:
-        images: What they are drawn of.
-        are_real: Whether these are the images themselves, and not what a model has of them.
+        draw: Draws a scene as the model was trained to show it.
+        concepts: How many concepts the model knows, the first of all.
+        are_real: Whether scenes are drawn of the real images, and not of what a model has of them.
+        side: Of the model's clips.
     """
 
-    def __init__(self, images: Images, *, are_real: bool) -> None:
-        self.images, self.are_real = images, are_real
-        self._concepts: Tensor | None = None
+    def __init__(self, draw: Draw, concepts: int, *, are_real: bool, side: int = SIDE) -> None:
+        self.draw, self.concepts, self.are_real, self.side = draw, concepts, are_real, side
+        self._plain: Tensor | None = None
 
-    def clip(self, scene: Scene, *, side: int = SIDE) -> Clip:
-        """The clip, uint8 [25, side, side, 3]."""
-        video = render(scene, self.images, side=side, frames=FRAMES)
+    @classmethod
+    def of(cls, images: Images, *, are_real: bool) -> Reference:
+        """Scenes of these images, as the second Nano shows them."""
+        return cls(lambda scene, side: render(scene, images, side=side, frames=FRAMES), len(images), are_real=are_real)
+
+    def clip(self, scene: Scene, *, side: int | None = None) -> Clip:
+        """The clip, uint8 [25, side, side, 3]; at the model's own side if none is given."""
+        video = self.draw(scene, side or self.side)
         return np.asarray(((video.clamp(-1, 1) + 1) * 127.5).round().byte())
 
-    def concepts(self) -> Tensor:
-        """All concepts in the middle, premultiplied RGBA in [0, 1], some of their frames: [K, T, 4, 24, 24]."""
-        if self._concepts is None:
-            path = torch.from_numpy(track(plain_scene(0, 0), FRAMES)[0]).float()
-            found = []
-            for number in range(len(self.images)):
-                image = self.images.frames(number, count=FRAMES)
-                image = image.expand(FRAMES, -1, -1, -1)[::EVERY]
-                found.append(F.adaptive_avg_pool2d(place(image, path[::EVERY], 2 * SHRUNK), SHRUNK))
-            self._concepts = torch.stack(found)
-        return self._concepts
+    def plain(self, colour: int) -> Tensor:
+        """All concepts over a colour, some of their frames, in [0, 1]: [K, T·3·24·24]."""
+        if self._plain is None:
+            black, white = (
+                torch.stack([self._shrunk(plain_scene(number, ground)) for number in range(self.concepts)])
+                for ground in (BLACK, WHITE)
+            )
+            self._plain = torch.stack([black, white])
+        black, white = self._plain
+        low, high, own = (torch.tensor(RGB[number]).div(255).view(3, 1, 1) for number in (BLACK, WHITE, colour))
+        over: Tensor = black + (white - black) * (own - low) / (high - low)
+        return over.flatten(1)
+
+    def _shrunk(self, scene: Scene) -> Tensor:
+        frames = self.draw(scene, 2 * SHRUNK)[::EVERY].permute(0, 3, 1, 2)
+        return F.adaptive_avg_pool2d(frames.add(1).div(2), SHRUNK)
 
     def is_as_told(self, kind: str, clip: Clip, scene: Scene) -> bool:
         """Whether a clip is nearest to its own scene among those it could have been."""
         if kind == "plain":
-            rgba = self.concepts()
-            colour = torch.tensor(RGB[scene.colours[0]]).div(255).view(3, 1, 1)
-            candidates = (rgba[:, :, :3] + colour * (1 - rgba[:, :, 3:])).flatten(1)
-            return rank_among(candidates, clip[::EVERY], scene.subjects[0].concept or 0) == 0
+            return rank_among(self.plain(scene.colours[0]), clip[::EVERY], scene.subjects[0].concept or 0) == 0
         others = OTHERS[kind](scene)
         return rank_among(torch.stack([shrink(self.clip(one, side=SMALL)) for one in others]), clip, 0) == 0
 
@@ -142,15 +168,18 @@ class Reference:
 # -- scenes and their captions -----------------------------------------------------------------------------------------
 
 
-def scene_groups(count: int = CLIPS, others: int | None = None) -> dict[str, list[Scene]]:
+def scene_groups(
+    count: int = CLIPS, others: int | None = None, *, concepts: int | None = None
+) -> dict[str, list[Scene]]:
     """Scenes to be measured by kind, before colours that are held out for their concept; the same on every machine.
 
     Args:
         count: Plain ones.
         others: Of every other kind; None for a third as many.
+        concepts: Of the first so many concepts; None for all.
     """
     rng = np.random.default_rng(48)
-    entries = catalogue()
+    entries = catalogue()[:concepts]
 
     def drawn() -> tuple[int, int]:
         concept = int(rng.integers(len(entries)))
@@ -169,7 +198,7 @@ def scene_groups(count: int = CLIPS, others: int | None = None) -> dict[str, lis
     def in_tone(concept: int) -> Scene:
         return plain_scene(concept, int(rng.choice(held_colours(entries[concept]))))
 
-    numbers, people = [int(i * len(entries) / count) for i in range(count)], in_tones()
+    numbers, people = [int(i * len(entries) / count) for i in range(count)], [n for n in in_tones() if n < len(entries)]
     few = others or max(1, count // 3)
     return {
         "plain": [plain_scene(n, int(rng.choice(held_colours(entries[n])))) for n in numbers],
@@ -179,7 +208,9 @@ def scene_groups(count: int = CLIPS, others: int | None = None) -> dict[str, lis
         "two subjects": [several(("side by side", "one above the other")[i % 2], same=False) for i in range(few)],
         "places": [placed() for _ in range(few)],
         "sizes": [_sized(plain_scene(*drawn()), list(SIZES)[i % len(SIZES)]) for i in range(few)],
-        "tones": [_toned(in_tone(people[i * len(people) // few]), 1 + i % len(TONES)) for i in range(few)],
+        "tones": [
+            _toned(in_tone(people[i * len(people) // few]), 1 + i % len(TONES)) for i in range(few if people else 0)
+        ],
     }
 
 
@@ -279,7 +310,7 @@ def clip_figures(
     tremble = np.array(trembling).sum(0)
     row: dict[str, Any] = {
         "clips": len(made),
-        "candidates": len(reference.images) if kind == "plain" else len(OTHERS[kind](scenes[0])),
+        "candidates": reference.concepts if kind == "plain" else len(OTHERS[kind](scenes[0])),
         "as_told": float(np.mean(told)),
         "colour": float(np.mean(colours)),
         "middle_off": float(np.mean(middles)) if middles else None,
@@ -312,15 +343,26 @@ def image_texts(kind: str, scenes: Sequence[Scene]) -> list[str]:
     return [""] * len(scenes)
 
 
+def fixed_prompts() -> list[dict[str, str]]:
+    """The 48 prompts written down beforehand: ``text``, and what a person must name from its clip."""
+    text = resources.files("kandinsky.lab.nano2").joinpath("fixed_prompts.json").read_text("utf-8")
+    return list(json.loads(text))
+
+
 # -- words -------------------------------------------------------------------------------------------------------------
 
 
-def measure_words(read: Read) -> dict[str, dict[str, Any]]:
+def measure_words(read: Read, known: int | None = None) -> dict[str, dict[str, Any]]:
     """How texts are understood: single synonyms that the first Nano never trained on, captions, what is unknown.
+
+    Args:
+        read: Reads one.
+        known: How many concepts the reader knows, the first of all; None for all.
 
     Of captions: all subjects are read; no known word is named as ignored; a word with no meaning that is put into one
     is. Of texts with nothing known: nothing is read. Of "no X": X is not read.
     """
+    entries = catalogue()[:known]
 
     def concepts(text: str) -> list[int]:
         scene = read(text).scene
@@ -328,12 +370,12 @@ def measure_words(read: Read) -> dict[str, dict[str, Any]]:
 
     rows: dict[str, dict[str, Any]] = {}
     for lang in LANGUAGES:
-        pairs = [(plain(tag), number) for number, entry in enumerate(catalogue()) for tag in entry.tags(lang).held]
+        pairs = [(plain(tag), number) for number, entry in enumerate(entries) for tag in entry.tags(lang).held]
         found = [concepts(tag) for tag, _ in pairs]
         rows[f"{lang} single synonyms"] = asdict(
             reading([one[0] if one else None for one in found], [number for _, number in pairs])
         )
-        scenes = [draw_scene(np.random.default_rng((7, n)), concepts=len(catalogue())) for n in range(SENTENCES)]
+        scenes = [draw_scene(np.random.default_rng((7, n)), concepts=len(entries)) for n in range(SENTENCES)]
         captions = [describe(one, lang=lang, rng=random.Random(f"7 {n}")).text for n, one in enumerate(scenes)]
         right, silent, reported = [], [], []
         for number, (scene, text) in enumerate(zip(scenes, captions, strict=True)):
@@ -349,8 +391,8 @@ def measure_words(read: Read) -> dict[str, dict[str, Any]]:
         }
         unknown = [not concepts(text) for text in UNKNOWN[lang]]
         rows[f"{lang} unknown, refused"] = {"texts": len(unknown), "right": float(np.mean(unknown))}
-        step = len(catalogue()) // NEGATED
-        labels = [(n, catalogue()[n * step].label(lang)) for n in range(NEGATED)]
+        step = len(entries) // NEGATED
+        labels = [(n, entries[n * step].label(lang)) for n in range(NEGATED)]
         absent = [n * step not in concepts(NO[lang][n % 2].format(label)) for n, label in labels]
         rows[f"{lang} negation"] = {"texts": len(absent), "right": float(np.mean(absent))}
     return rows
@@ -388,11 +430,14 @@ class Session:
 
     def scenes(self) -> dict[str, list[Scene]]:
         """The kinds of scenes that are wanted."""
-        return {kind: scenes for kind, scenes in scene_groups(self.count, self.others).items() if self.wants(kind)}
+        return {kind: scenes for kind, scenes in self._groups().items() if self.wants(kind)}
 
     def pictured(self) -> list[Scene]:
         """The scenes whose first frames are given: half of the plain ones."""
-        return scene_groups(self.count, self.others)["plain"][::2]
+        return self._groups()["plain"][::2]
+
+    def _groups(self) -> dict[str, list[Scene]]:
+        return scene_groups(self.count, self.others, concepts=self.reference.concepts)
 
 
 WORDS = "words"
@@ -406,7 +451,8 @@ def text_to_video(session: Session) -> dict[str, Any]:
         rows[kind] = clip_figures(kind, made, scenes, session.reference, session.round_trip)
         if session.seen is not None:
             session.seen(kind, made, [session.reference.clip(scene) for scene in scenes])
-    return {"groups": rows} | ({"words": measure_words(session.read)} if session.wants(WORDS) else {})
+    words = measure_words(session.read, session.reference.concepts) if session.wants(WORDS) else None
+    return {"groups": rows} if words is None else {"groups": rows, "words": words}
 
 
 def image_to_video(session: Session) -> dict[str, Any]:

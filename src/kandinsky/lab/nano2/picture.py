@@ -14,11 +14,25 @@ import numpy as np
 from PIL import Image
 
 from kandinsky.catalogue import load
+from kandinsky.lab.nano2.evaluate import Made
 from kandinsky.lab.nano2.fidelity import Clip
-from kandinsky.lab.nano2.measure import Made, fixed_prompts, strips
+from kandinsky.lab.nano2.measures import fixed_prompts
 
 SHEET = 56  # pixels of a frame's side on the sheet
 MOVING, ACROSS, SIDE = 12, 6, 128  # clips that move, how many beside one another, and their side
+
+
+def strips(made: Sequence[Clip], real: Sequence[Clip] | None = None, *, across: int = 3) -> Image.Image:
+    """Clips as six frames each; the real ones, where given, above the made."""
+
+    def strip(clip: Clip) -> np.ndarray:
+        return np.concatenate([clip[t] for t in np.linspace(0, len(clip) - 1, 6).astype(int)], axis=1)
+
+    cells = [strip(c) if real is None else np.concatenate([strip(real[i]), strip(c)]) for i, c in enumerate(made)]
+    cells += [np.zeros_like(cells[0])] * (-len(cells) % across)
+    return Image.fromarray(
+        np.concatenate([np.concatenate(cells[at : at + across], 1) for at in range(0, len(cells), across)])
+    )
 
 
 def moving(clips: Sequence[Clip], target: Path) -> None:

@@ -38,8 +38,7 @@ from kandinsky.families.nano.text_encoder import NanoTextEncoder
 from kandinsky.lab.nano.concepts import LANGUAGES, Language
 from kandinsky.lab.nano2.catalogue import catalogue
 from kandinsky.lab.nano2.describe import describe
-from kandinsky.lab.nano2.measure import fixed_prompts
-from kandinsky.lab.nano2.measures import measure_words
+from kandinsky.lab.nano2.measures import fixed_prompts, measure_words
 from kandinsky.lab.nano2.reader import read
 from kandinsky.lab.nano2.scenes import draw_scene
 
