@@ -95,6 +95,7 @@ def test_one_command_makes_everything_and_can_be_given_again(tmp_path: Path, mon
     """The stages in their order; what was done before is not done again."""
     done: list[str] = []
     broken = ["decoder"]
+    taken = [337, STEPS]  # at first it is asked to end
 
     def train_decoder(data: Path, out: Path, *, steps: int, start: Path | None = None, made: bool = False) -> None:
         if out.name in broken:
@@ -104,10 +105,11 @@ def test_one_command_makes_everything_and_can_be_given_again(tmp_path: Path, mon
         (out / "vae.safetensors").touch()
         done.append(out.name)
 
-    def train(data: Path, out: Path, *, settings: Steady) -> None:
+    def train(data: Path, out: Path, *, settings: Steady) -> int:
         assert settings.end == STEPS and settings.factor(STEPS - 1) < 0.01
-        out.mkdir(parents=True)
+        out.mkdir(parents=True, exist_ok=True)
         done.append(out.name)
+        return taken.pop(0)
 
     def make_tones(data: Path, run: Path) -> None:
         (run / make_module.tones.FILE).touch()
@@ -120,9 +122,10 @@ def test_one_command_makes_everything_and_can_be_given_again(tmp_path: Path, mon
     monkeypatch.setattr(make_module.tones, "make", make_tones)
     monkeypatch.setattr(make_module, "Trained", lambda run: run)
     monkeypatch.setattr(make_module, "package", lambda trained, out: {"dit.safetensors": 1})
-    with pytest.raises(KeyboardInterrupt):
-        make_module.make(tmp_path / "data", tmp_path / "run", tmp_path / "out")
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            make_module.make(tmp_path / "data", tmp_path / "run", tmp_path / "out")
     broken.clear()
     assert make_module.make(tmp_path / "data", tmp_path / "run", tmp_path / "out") == {"dit.safetensors": 1}
     data = ["fetch", "decode 160"]
-    assert done == [*data, "denoiser", "tones", "decoder-exact", *data, "decoder"]
+    assert done == [*data, "denoiser", *data, "denoiser", "tones", "decoder-exact", *data, "decoder"]

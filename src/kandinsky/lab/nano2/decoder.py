@@ -1,7 +1,7 @@
 """Training the second Nano's decoder on random scenes; its encoder is linear and fixed.
 
     python -m kandinsky.lab.nano2.decoder --data FOLDER --out runs/nano2/decoder-exact
-    python -m kandinsky.lab.nano2.decoder --data FOLDER --out runs/nano2/decoder --steps 1150 \
+    python -m kandinsky.lab.nano2.decoder --data FOLDER --out runs/nano2/decoder \
         --start runs/nano2/decoder-exact/vae.safetensors --made
 
 The first learns to decode latents of real clips. What it is given in use are latents that were made, and those lack
@@ -157,7 +157,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=EXACT_STEPS)
+    parser.add_argument("--steps", type=int, help=f"default: {EXACT_STEPS}, and {MADE_STEPS} with --made")
     parser.add_argument("--start", type=Path, help="weights to begin with")
     parser.add_argument("--made", action="store_true", help="learn to decode drafts too")
     parser.add_argument("--threads", type=int, default=1)
@@ -165,7 +165,8 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(options.threads)
     torch.set_flush_denormal(True)
-    train_decoder(options.data, options.out, steps=options.steps, start=options.start, made=options.made)
+    steps = options.steps or (MADE_STEPS if options.made else EXACT_STEPS)
+    train_decoder(options.data, options.out, steps=steps, start=options.start, made=options.made)
 
 
 if __name__ == "__main__":

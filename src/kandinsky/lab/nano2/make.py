@@ -25,6 +25,8 @@ from kandinsky.lab.nano2.package import package
 from kandinsky.lab.nano2.train import COOLDOWN, RATES, STEPS, train
 
 log = logging.getLogger(__name__)
+DONE = "done"
+"""In the folder of a denoiser that has taken all of its steps."""
 
 
 def make(data: Path, run: Path, out: Path) -> dict[str, int]:
@@ -32,12 +34,17 @@ def make(data: Path, run: Path, out: Path) -> dict[str, int]:
 
     Returns:
         Their sizes in bytes by name.
+
+    Raises:
+        KeyboardInterrupt: The process was asked to end, and what there is of the stage in work is written.
     """
     emoji.fetch(data)
     emoji.decode(data, side=SOURCE_SIDE)
-    if not (run / "denoiser" / "done").exists():
-        train(data, run / "denoiser", settings=replace(RATES, cooldown=(STEPS - COOLDOWN, COOLDOWN)))
-        (run / "denoiser" / "done").touch()
+    settings = replace(RATES, cooldown=(STEPS - COOLDOWN, COOLDOWN))
+    if not (run / "denoiser" / DONE).exists():
+        if train(data, run / "denoiser", settings=settings) < settings.end:
+            raise KeyboardInterrupt
+        (run / "denoiser" / DONE).touch()
     if not (run / tones.FILE).exists():
         tones.make(data, run)
     exact, made = run / "decoder-exact", run / "decoder"
@@ -59,7 +66,10 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(options.threads)
     torch.set_flush_denormal(True)
-    sys.stdout.write(json.dumps(make(options.data, options.run, options.out)) + "\n")
+    try:
+        sys.stdout.write(json.dumps(make(options.data, options.run, options.out)) + "\n")
+    except KeyboardInterrupt:
+        sys.exit("interrupted: the same command goes on from the last checkpoint")
 
 
 if __name__ == "__main__":

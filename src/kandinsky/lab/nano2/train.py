@@ -14,8 +14,6 @@ import argparse
 import json
 import logging
 import math
-import signal
-import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -35,6 +33,7 @@ from kandinsky.lab.nano2.linear import fit_linear
 from kandinsky.lab.nano2.objective import KeptScenes, Mix, SceneObjective, network_params, sample
 from kandinsky.lab.nano2.portraits import Portraits
 from kandinsky.lab.nano2.scenes import draw_scene
+from kandinsky.train import interrupts
 from kandinsky.train.steady import Steady, run_steadily
 
 STEPS, COOLDOWN = 3200, 500
@@ -141,8 +140,12 @@ def train(
     copies: tuple[Path, ...] = (),
     start: Path | None = None,
     minutes: float | None = None,
-) -> None:
-    """Train the denoiser; see the module."""
+) -> int:
+    """Train the denoiser; see the module. One that is asked to end, by SIGTERM or SIGINT, writes its checkpoint first.
+
+    Returns:
+        How many steps it has taken in all.
+    """
     sources = Sources(data)
     linear: LinearPatches = fit_linear(sources, out.parent / "linear.safetensors")
     portraits = Portraits.of(sources, out.parent / "portraits.pt")
@@ -159,18 +162,18 @@ def train(
         line = probe(step, averages[0], still=step < objective.mix.still_steps)
         logging.info("step %d: %s, measured in %.0f s", step, line, time.monotonic() - began)
 
-    ended = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: ended.set())  # a stopped run keeps what it has
-    run_steadily(
-        objective,
-        settings or RATES,
-        out,
-        copies=copies,
-        start=start,
-        minutes=minutes,
-        on_checkpoint=measure,
-        stop=ended.is_set,
-    )
+    with interrupts.held() as is_asked_to_stop:
+        run_steadily(
+            objective,
+            settings or RATES,
+            out,
+            copies=copies,
+            start=start,
+            minutes=minutes,
+            on_checkpoint=measure,
+            stop=is_asked_to_stop,
+        )
+    return int(torch.load(out / "checkpoint.pt", weights_only=True, mmap=True)["step"])
 
 
 def main() -> None:
