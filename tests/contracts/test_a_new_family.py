@@ -120,7 +120,7 @@ files = ["nano-t2v/text.safetensors"]
 [[text.parts]]
 name = "tokenizer"
 repo = "package"
-files = ["nano-t2v/tokenizer.json"]
+files = ["nano-t2v/tokenizer.json.xz"]
 
 [vae]
 kind = "nano.vae"

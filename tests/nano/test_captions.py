@@ -139,7 +139,7 @@ def test_evaluation_prompts_use_held_colours_and_held_words():
 def test_written_associations_add_words_but_nothing_held():
     """Whatever the file says: no word of a held tag, and nothing akin to a concept's own held tags, is trained."""
     listed = load_concepts()
-    more = concepts.with_associations(listed, ROOT / "recipes" / "nano-words.json.gz")
+    more = concepts.with_associations(listed, ROOT / "recipes" / "nano-words.json.xz")
     for lang in LANGUAGES:
         held = {w for c in listed for t in c.tags(lang).held for w in words(t)}
         for before, after in zip(listed, more, strict=True):

@@ -22,7 +22,7 @@ ASSETS = Path(kandinsky.__file__).parent / "assets" / "nano-t2v"
 
 @pytest.fixture(scope="module")
 def encoder() -> NanoTextEncoder:
-    files = (ASSETS / "text.safetensors", ASSETS / "tokenizer.json")
+    files = (ASSETS / "text.safetensors", ASSETS / "tokenizer.json.xz")
     return NanoTextEncoder.from_files(*files, catalogue.find("nano-t2v").text.params, ASSETS / "words.json")
 
 

@@ -23,7 +23,7 @@ SUBJECT = (128, 64, 32)
 
 @pytest.fixture(scope="module")
 def encoder() -> NanoTextEncoder:
-    files = (ASSETS / "text.safetensors", ASSETS / "tokenizer.json")
+    files = (ASSETS / "text.safetensors", ASSETS / "tokenizer.json.xz")
     return NanoTextEncoder.from_files(*files, catalogue.find("nano-t2v").text.params, ASSETS / "words.json")
 
 

@@ -26,6 +26,7 @@ from kandinsky.train.objective import One, Rng
 from kandinsky.train.optimisers import Optimiser
 from kandinsky.train.recipe import Run, read_recipe, read_settings, run_recipe
 from kandinsky.weights.read import load_into, read_state
+from kandinsky.weights.untrusted import read_table
 from kandinsky.weights.write import write_state
 from tiny.training import WORDS, latents
 
@@ -234,6 +235,15 @@ def test_a_recipe_trains_resumes_and_starts_from_weights(tmp_path: Path) -> None
     latents(tmp_path / "again")
     again = read_state(run_recipe(recipe))
     assert all(torch.equal(again[name], more[name]) for name in more)
+
+
+def test_a_package_recipe_compresses_what_it_names_so(tmp_path: Path) -> None:
+    source = tmp_path / "words.json"
+    source.write_text('{"a": 1}')
+    copies = {"words.json": str(source), "words.json.xz": str(source)}
+    out = package(PackageRecipe(out=str(tmp_path / "out"), weights={}, copy=copies), Run(tmp_path / "out"))
+    assert (out / "words.json").read_bytes() == source.read_bytes() != (out / "words.json.xz").read_bytes()
+    assert read_table(out / "words.json.xz") == {"a": 1}
 
 
 @pytest.mark.parametrize("kind", ["copy", "weights"])

@@ -6,6 +6,7 @@ import ast
 import builtins
 import io
 import json
+import lzma
 import shutil
 import sys
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from kandinsky.errors import KandinskyError, RequestError, WeightsError
 from kandinsky.families.kandinsky5.qwen_clip import QwenClipEncoder, QwenClipFiles, read_qwen_clip
 from kandinsky.text.pretrained import from_folder, read_tokenizer_file
 from kandinsky.text.t5 import read_t5
+from kandinsky.weights.untrusted import LARGEST_TABLE
 from tiny import kandinsky4
 
 SOURCE = Path(kandinsky.__file__).parent
@@ -116,7 +118,7 @@ def test_the_command_refuses_code_with_one_line(
 
 
 def test_only_one_function_lets_other_libraries_read_a_folder() -> None:
-    """``from_pretrained`` and ``Tokenizer.from_file`` are called in ``text/pretrained.py`` and nowhere else."""
+    """``from_pretrained`` is called in ``text/pretrained.py`` and nowhere else, and nothing else opens a file by itself."""
     doors = {"from_pretrained", "from_file", "from_single_file", "load_config", "from_buffer"}
     found = {
         (path.relative_to(SOURCE).as_posix(), node.attr)
@@ -124,7 +126,7 @@ def test_only_one_function_lets_other_libraries_read_a_folder() -> None:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Attribute) and node.attr in doors and ast.unparse(node) != "torch.from_file"
     }
-    assert found == {("text/pretrained.py", "from_pretrained"), ("text/pretrained.py", "from_file")}
+    assert found == {("text/pretrained.py", "from_pretrained")}
 
 
 def test_every_call_says_that_no_code_is_trusted(tmp_path: Path) -> None:
@@ -276,6 +278,21 @@ def test_a_tokenizer_of_another_model_is_refused(weights: Path) -> None:
         (weights / "text_encoder2" / name).unlink(missing_ok=True)
     with pytest.raises(WeightsError, match="do not belong together"):
         read(weights)
+
+
+def test_a_compressed_tokenizer_is_the_same(weights: Path, tmp_path: Path) -> None:
+    plain = next((weights / "text_encoder").parent.rglob("tokenizer.json"))
+    packed = tmp_path / "tokenizer.json.xz"
+    whole = lzma.compress(plain.read_bytes())
+    packed.write_bytes(whole)
+    assert read_tokenizer_file(packed).to_str() == read_tokenizer_file(plain).to_str()
+    for damaged in (whole[:-40], b"{}", b"", whole[:30] + bytes(20) + whole[50:]):
+        packed.write_bytes(damaged)
+        with pytest.raises(WeightsError, match=r"tokenizer\.json\.xz"):
+            read_tokenizer_file(packed)
+    packed.write_bytes(lzma.compress(bytes(LARGEST_TABLE + 1)))
+    with pytest.raises(WeightsError, match="64 MB, too much"):
+        read_tokenizer_file(packed)
 
 
 def test_a_tokenizer_file_that_is_not_there(tmp_path: Path) -> None:

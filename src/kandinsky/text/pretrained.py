@@ -19,7 +19,7 @@ from torch import nn
 from kandinsky.errors import WeightsError
 from kandinsky.printing import escaped
 from kandinsky.weights.read import check_finite, read_meta
-from kandinsky.weights.untrusted import read_table, reading, shown
+from kandinsky.weights.untrusted import read_table, read_text, reading, shown
 
 CONFIG = "config.json"
 # files of a folder that may refer to program code, for models, tokenizers and image processors
@@ -122,7 +122,7 @@ def read_tokenizer(cls: Any, folder: Path) -> Any:
 
 
 def read_tokenizer_file(file: Path) -> Tokenizer:
-    """Read a `tokenizer.json`.
+    """Read a `tokenizer.json`, which may be compressed as `tokenizer.json.xz`.
 
     Raises:
         WeightsError: The file is absent or damaged.
@@ -130,7 +130,7 @@ def read_tokenizer_file(file: Path) -> Tokenizer:
     if not file.is_file():
         raise WeightsError(f"tokenizer file `{escaped(file)}` is not there")
     with reading(file, "is no tokenizer"):
-        return Tokenizer.from_file(str(file))
+        return Tokenizer.from_str(read_text(file).decode("utf-8"))
 
 
 def check_vocabulary(vocabulary: Mapping[str, int], rows: int, where: Path | str) -> None:

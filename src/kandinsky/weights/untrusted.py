@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import lzma
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from kandinsky.errors import BackendError, KandinskyError, WeightsError
 from kandinsky.printing import escaped
 
 LARGEST_TABLE = 64 << 20  # largest JSON file, in bytes; the largest index of a released model has 0.1 MB
+_MEMORY = 2**27  # bytes that expanding a file may take
 _LONGEST = 160  # most characters of a foreign name or message to show
 
 
@@ -60,13 +62,38 @@ def read_table(path: Path) -> dict[str, Any]:
     Raises:
         WeightsError: The file is absent, too large, not JSON, nested too deeply, or holds something else.
     """
+    return parse_table(read_text(path), path)
+
+
+def read_text(path: Path) -> bytes:
+    """Read the JSON text in a file, expanded where its name ends in `.xz`.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The text, not yet decoded.
+
+    Raises:
+        WeightsError: The file is absent, too large, or not compressed as its name says.
+    """
     try:
-        if path.stat().st_size > LARGEST_TABLE:
-            raise WeightsError(f"`{escaped(path)}` has {path.stat().st_size >> 20} MB, too much for a JSON table")
-        text = path.read_bytes()
+        size, text = path.stat().st_size, b""
+        if size <= LARGEST_TABLE:
+            text = path.read_bytes()
+        if path.suffix == ".xz" and text:  # no more than is allowed comes of a small file, either
+            stream = lzma.LZMADecompressor(lzma.FORMAT_XZ, _MEMORY)
+            text = stream.decompress(text, LARGEST_TABLE + 1)
+            if not stream.eof and len(text) <= LARGEST_TABLE:
+                raise EOFError("it breaks off")
+            size = max(size, len(text))
     except OSError as error:
         raise WeightsError(f"`{escaped(path)}` cannot be read: {error.strerror or error}") from error
-    return parse_table(text, path)
+    except (lzma.LZMAError, EOFError) as error:
+        raise WeightsError(f"`{escaped(path)}` is not valid xz ({first_line(error)}): fetch it again") from error
+    if size > LARGEST_TABLE:
+        raise WeightsError(f"`{escaped(path)}` has {size >> 20} MB, too much for a JSON table")
+    return text
 
 
 def parse_table(text: bytes, where: Path | str) -> dict[str, Any]:

@@ -143,7 +143,7 @@ class NanoTextEncoder:
 
         Args:
             weights: Of the network.
-            tokenizer: Its `tokenizer.json`.
+            tokenizer: Its `tokenizer.json`, or that compressed as `.xz`.
             params: Fields of ``NanoTextParams`` that differ from its defaults.
             words: Its `words.json`; see ``known_words.py``.
             steering: Weights of what leads a world; see ``world.py``.

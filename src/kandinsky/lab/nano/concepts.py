@@ -17,7 +17,6 @@ Tags are split by a hash of the tag itself, so a held tag is held for every conc
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import json
 import re
@@ -30,6 +29,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kandinsky.families.nano.spelling import plain as plain
+from kandinsky.weights.untrusted import read_table
 
 Language = Literal["en", "ru"]
 LANGUAGES: tuple[Language, Language] = ("en", "ru")
@@ -189,14 +189,13 @@ def split_tags(labels: Sequence[str], tags: Sequence[Sequence[str]], lang: Langu
 
 
 def with_associations(concepts: Sequence[Concept], path: Path) -> list[Concept]:
-    """The concepts with more train tags: words people use for them, written for training (recipes/nano-words.json.gz).
+    """The concepts with more train tags: words people use for them, written for training (recipes/nano-words.json.xz).
 
-    path: JSON, or that by gzip: {hexcode: {"en": [...], "ru": [...]}}.
+    path: JSON, or that as `.xz`: {hexcode: {"en": [...], "ru": [...]}}.
     What was held out stays out: an item is dropped where a word of it is held for any concept, or akin to a held tag of
     its own.
     """
-    packed = path.read_bytes()
-    written: dict[str, dict[str, list[str]]] = json.loads(gzip.decompress(packed) if path.suffix == ".gz" else packed)
+    written: dict[str, dict[str, list[str]]] = read_table(path)
     result = []
     held_words = {lang: {w for c in concepts for t in c.tags(lang).held for w in words(t)} for lang in LANGUAGES}
     for concept in concepts:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import lzma
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -209,7 +210,7 @@ class Curve:
 
 @dataclass(frozen=True, slots=True)
 class PackageRecipe:
-    """weights, copy, curves: by the name in the package."""
+    """weights, copy, curves: by the name in the package; a copy whose name ends in `.xz` is compressed."""
 
     out: str
     weights: Mapping[str, Packed]
@@ -301,7 +302,10 @@ def package(recipe: PackageRecipe, run: Run) -> Path:
         write_state(half, inside(run.out, f"{name}.safetensors"), layout="official", int8=packed)
     for name, source in recipe.copy.items():
         with replacing(inside(run.out, name)) as part:
-            shutil.copyfile(source, part)
+            if name.endswith(".xz") and not source.endswith(".xz"):
+                part.write_bytes(lzma.compress(Path(source).read_bytes(), preset=9 | lzma.PRESET_EXTREME))
+            else:
+                shutil.copyfile(source, part)
     for name, curve in recipe.curves.items():
         with replacing(inside(run.out, name)) as part:
             draw_curve([Path(one) for one in curve.source], part, names=curve.names, title=curve.title)

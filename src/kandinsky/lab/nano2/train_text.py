@@ -107,7 +107,7 @@ def begin() -> SceneTexts:
     card = find("nano-t2v")
     with resources.as_file(resources.files("kandinsky") / "assets" / "nano-t2v") as folder:
         params = dict(card.text.params)
-        shipped = NanoTextEncoder.from_files(folder / "text.safetensors", folder / "tokenizer.json", params)
+        shipped = NanoTextEncoder.from_files(folder / "text.safetensors", folder / "tokenizer.json.xz", params)
     first: NanoTextNetwork = shipped.network
     sizes = NanoTextParams.from_dict(params | {"concepts": len(catalogue())})
     network = SceneTextNetwork(sizes, {role: ROLES[role] for role in READ})
