@@ -118,7 +118,7 @@ def test_the_command_refuses_code_with_one_line(
 
 
 def test_only_one_function_lets_other_libraries_read_a_folder() -> None:
-    """``from_pretrained`` is called in ``text/pretrained.py`` and nowhere else, and nothing else opens a file by itself."""
+    """``from_pretrained`` is called in ``text/pretrained.py`` alone, and nothing else opens a file by itself."""
     doors = {"from_pretrained", "from_file", "from_single_file", "load_config", "from_buffer"}
     found = {
         (path.relative_to(SOURCE).as_posix(), node.attr)

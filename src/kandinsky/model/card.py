@@ -127,7 +127,7 @@ class Sampling:
         max_shift: Largest shift.
         sampler: Timesteps and update rule by name; see ``diffusion/samplers.py``.
         noise: Type in which it is drawn; see ``diffusion/noise.RULES``.
-        condition: What the condition channels hold without an image: `zeros` or `coordinates`.
+        condition: What the condition channels hold without an image: `zeros`, `coordinates`, or those of `scenes`.
         attention: Type and values of the visual self attention.
         mag_ratios: Magnitude ratios of MagCache.
         normalize_first_frame: For image to video, whether to match the first frames to the look of the rest.
@@ -144,7 +144,7 @@ class Sampling:
     max_shift: float = 100.0
     sampler: str = "flow"
     noise: str = "float32"
-    condition: str = "zeros"  # what the condition channels hold without an image: "zeros" or "coordinates"
+    condition: str = "zeros"
     attention: dict[str, Any] = field(default_factory=lambda: {"type": "dense"})
     mag_ratios: tuple[float, ...] = ()
     normalize_first_frame: bool = False  # image to video: bring the first frames to the look of the rest
