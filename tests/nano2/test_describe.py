@@ -12,7 +12,7 @@ from kandinsky.families.nano.scenes import ARRANGEMENTS, Scene, Subject
 from kandinsky.lab.nano.captions import COLOURS
 from kandinsky.lab.nano2.catalogue import catalogue
 from kandinsky.lab.nano2.describe import describe, genitives, plural, with_article
-from kandinsky.lab.nano2.scenes import draw_scene
+from kandinsky.lab.nano2.random_scenes import draw_scene
 
 
 def number(en: str) -> int:

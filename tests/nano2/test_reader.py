@@ -13,8 +13,8 @@ from kandinsky.families.nano.spelling import stem
 from kandinsky.lab.nano.captions import COLOURS
 from kandinsky.lab.nano2.catalogue import catalogue
 from kandinsky.lab.nano2.describe import describe
+from kandinsky.lab.nano2.random_scenes import draw_scene
 from kandinsky.lab.nano2.reader import read, scene_words
-from kandinsky.lab.nano2.scenes import draw_scene
 
 
 def names(understood: Understood) -> list[str]:

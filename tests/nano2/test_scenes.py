@@ -25,8 +25,8 @@ from kandinsky.families.nano.scenes import BACKDROPS, CAMERAS, MOTIONS, RGB, Sce
 from kandinsky.lab.nano.captions import COLOURS, held_colours
 from kandinsky.lab.nano.concepts import load_concepts
 from kandinsky.lab.nano2.catalogue import catalogue
-from kandinsky.lab.nano2.compose import render
-from kandinsky.lab.nano2.scenes import draw_scene
+from kandinsky.lab.nano2.random_scenes import draw_scene
+from kandinsky.lab.nano2.render import render
 
 BLACK = next(i for i, c in enumerate(COLOURS) if c.en == "black")
 WAVES = 4 * OCTAVES

@@ -25,11 +25,11 @@ from torch.nn import functional as F  # noqa: N812
 from kandinsky.families.nano.decoder import NanoDecoder
 from kandinsky.families.nano.linear import LinearPatches
 from kandinsky.lab.nano2.catalogue import Sources
-from kandinsky.lab.nano2.compose import render
 from kandinsky.lab.nano2.linear import fit_linear
 from kandinsky.lab.nano2.objective import KeptScenes, Mix
 from kandinsky.lab.nano2.portraits import Portraits
-from kandinsky.lab.nano2.scenes import draw_scene
+from kandinsky.lab.nano2.random_scenes import draw_scene
+from kandinsky.lab.nano2.render import render
 from kandinsky.train.loop import LoopSettings, run
 from kandinsky.train.objective import Loss, One
 

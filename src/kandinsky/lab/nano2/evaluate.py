@@ -8,14 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from kandinsky.engine.pipeline import GenerationPipeline
 from kandinsky.lab.nano.train_autoencoder import to_unit
 from kandinsky.lab.nano2.catalogue import open_sources
 from kandinsky.lab.nano2.fidelity import Clip
-from kandinsky.lab.nano2.measures import GROUPS, PortraitImages, Read, Reference, RoundTrip
+from kandinsky.lab.nano2.measures import GROUPS, PortraitImages, Read, Reference, RoundTrip, to_clip
 from kandinsky.model.values import Request
 
 REFERENCES = {True: "the real images", False: "the model's own portraits"}
@@ -83,8 +82,7 @@ def round_trip_of(pipe: GenerationPipeline) -> RoundTrip:
     def round_trip(clip: Clip) -> Clip:
         with pipe.placement.hold("vae") as vae:
             dtype = next(vae.parameters()).dtype
-            out = vae.decode(vae.encode(to_unit(clip)[None].to(dtype))).float()
-        return np.asarray(((out[0].clamp(-1, 1) + 1) * 127.5).round().byte())
+            return to_clip(vae.decode(vae.encode(to_unit(clip)[None].to(dtype)))[0])
 
     return round_trip
 

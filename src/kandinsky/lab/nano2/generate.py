@@ -26,9 +26,9 @@ from kandinsky.families.nano.scene_encoder import said_beside_image
 from kandinsky.families.nano.scene_words import said_of
 from kandinsky.families.nano.scenes import TONES
 from kandinsky.lab.nano2.catalogue import catalogue
-from kandinsky.lab.nano2.judge import Trained
 from kandinsky.lab.nano2.objective import SIDE, STEPS
 from kandinsky.lab.nano2.reader import read, reader
+from kandinsky.lab.nano2.trained import Trained
 
 
 def told(text: str, understood: Understood) -> dict[str, Any]:

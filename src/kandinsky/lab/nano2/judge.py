@@ -20,16 +20,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
-from torch import Tensor
 
 from kandinsky.catalogue import load
-from kandinsky.families.nano.decoder import NanoDecoder
-from kandinsky.families.nano.linear import LinearPatches
-from kandinsky.families.nano.scene_encoder import said_beside_image
 from kandinsky.families.nano.scene_transformer import SceneTransformer
-from kandinsky.families.nano.scene_words import NOTHING, Said, said_of
-from kandinsky.families.nano.scenes import Scene
 from kandinsky.lab.nano2.catalogue import Images, open_sources
 from kandinsky.lab.nano2.evaluate import REFERENCES, Made, inside
 from kandinsky.lab.nano2.fidelity import Clip
@@ -48,90 +41,12 @@ from kandinsky.lab.nano2.measures import (
     fixed_prompts,
     scene_groups,
 )
-from kandinsky.lab.nano2.objective import STEPS, SceneDenoiser, network_params, sample
 from kandinsky.lab.nano2.picture import strips
-from kandinsky.lab.nano2.portraits import Portraits
 from kandinsky.lab.nano2.reader import read
+from kandinsky.lab.nano2.trained import Trained
 
 MODELS = {"text-to-video": "nano2-t2v", "image-to-video": "nano2-i2v"}
 """The shipped ones, by task."""
-
-
-def to_pixels(video_BTHWC: Tensor) -> list[Clip]:
-    """[-1, 1] to clips uint8."""
-    return list(((video_BTHWC.clamp(-1, 1) + 1) * 127.5).round().byte().numpy())
-
-
-class Trained:
-    """A run's networks.
-
-    Args:
-        run: Folder with ``linear.safetensors``, ``portraits.pt``, ``denoiser/checkpoint.pt`` and, where it is done,
-            ``decoder/vae.safetensors``; without it clips show the borders of the linear decoder's patches.
-        average: Which of the averaged weights.
-    """
-
-    def __init__(self, run: Path, *, average: int = 0) -> None:
-        state = torch.load(run / "denoiser" / "checkpoint.pt", weights_only=True, mmap=True)
-        self.step = int(state["step"])
-        portraits = Portraits.read(run / "portraits.pt")
-        self.scale_E = portraits.scale_E
-        self.linear = LinearPatches()
-        self.linear.load_state_dict(load_file(run / "linear.safetensors"))
-        self.network = SceneDenoiser(network_params(), len(portraits.numbers_NPE))
-        self.network.take(portraits, self.linear)
-        self.network.load_state_dict(dict(self.network.named_buffers()) | state["averages"][average])
-        self.network.eval()
-        self.decoder: NanoDecoder | None = None
-        if (run / "decoder" / "vae.safetensors").exists():
-            self.decoder = NanoDecoder(self.linear)
-            self.decoder.load_state_dict(load_file(run / "decoder" / "vae.safetensors"))
-
-    @torch.no_grad()
-    def decode(self, latents: Tensor) -> Tensor:
-        """Video in [-1, 1] by the learned decoder, or by the linear one where there is none yet."""
-        if self.decoder is None:
-            return self.linear.decode(latents)
-        with torch.autocast(latents.device.type, dtype=torch.bfloat16):
-            out: Tensor = self.decoder(latents).float()
-            return out
-
-    @torch.no_grad()
-    def make(
-        self,
-        said: Sequence[Said],
-        places: Sequence[Scene | None],
-        *,
-        steps: int = STEPS,
-        images: Sequence[Tensor] | None = None,
-        batch: int = 12,
-    ) -> list[Clip]:
-        """Clips; ``images`` are first frames [1, H, W, 3] in [-1, 1]."""
-        clips: list[Clip] = []
-        for at in range(0, len(said), batch):
-            first = None
-            if images is not None:
-                first = torch.cat([self.linear.encode(image[None])[:, 0] for image in images[at : at + batch]])
-            part = slice(at, at + batch)
-            latents = sample(self.network, said[part], places[part], seed=at, steps=steps, first_BHWC=first)
-            clips += to_pixels(self.decode(latents))
-        return clips
-
-    def __call__(self, texts: Sequence[str], *, images: Sequence[Clip] | None = None, **fields: Any) -> list[Clip]:
-        """One clip a text, as the package's model makes it; ``images`` are first frames."""
-        understood = [read(text) for text in texts]
-        scenes = [one.scene for one in understood]
-        if images is None:
-            said = [NOTHING if scene is None else said_of(scene, still=False) for scene in scenes]
-            return self.make(said, scenes, **fields)
-        frames = [torch.from_numpy(image.astype(np.float32)).div(127.5).sub(1)[None] for image in images]
-        return self.make([said_beside_image(one) for one in understood], scenes, images=frames, **fields)
-
-    @torch.no_grad()
-    def round_trip(self, clip: Clip) -> Clip:
-        """Encoded and decoded."""
-        video = torch.from_numpy(clip.astype(np.float32)).div(127.5).sub(1)[None]
-        return to_pixels(self.decode(self.linear.encode(video)))[0]
 
 
 @torch.no_grad()

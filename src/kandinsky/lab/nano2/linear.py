@@ -12,8 +12,8 @@ from torch import Tensor
 
 from kandinsky.families.nano.linear import LinearPatches
 from kandinsky.lab.nano2.catalogue import Sources
-from kandinsky.lab.nano2.compose import render
-from kandinsky.lab.nano2.scenes import draw_scene
+from kandinsky.lab.nano2.random_scenes import draw_scene
+from kandinsky.lab.nano2.render import render
 
 log = logging.getLogger(__name__)
 

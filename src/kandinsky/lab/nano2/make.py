@@ -20,9 +20,9 @@ from kandinsky.lab.nano import emoji
 from kandinsky.lab.nano2 import tones
 from kandinsky.lab.nano2.catalogue import SOURCE_SIDE
 from kandinsky.lab.nano2.decoder import EXACT_STEPS, MADE_STEPS, train_decoder
-from kandinsky.lab.nano2.judge import Trained
 from kandinsky.lab.nano2.package import package
 from kandinsky.lab.nano2.train import COOLDOWN, RATES, STEPS, train
+from kandinsky.lab.nano2.trained import Trained
 
 log = logging.getLogger(__name__)
 DONE = "done"

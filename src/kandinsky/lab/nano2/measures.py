@@ -46,10 +46,10 @@ from kandinsky.lab.nano.captions import held_colours
 from kandinsky.lab.nano.concepts import LANGUAGES, Language, plain
 from kandinsky.lab.nano.measure import SHRUNK, background_colour, rank_among, shrink
 from kandinsky.lab.nano2.catalogue import Images, catalogue
-from kandinsky.lab.nano2.compose import render
 from kandinsky.lab.nano2.describe import describe
 from kandinsky.lab.nano2.fidelity import Clip, fidelity, jumps, reading
-from kandinsky.lab.nano2.scenes import draw_scene, in_tones
+from kandinsky.lab.nano2.random_scenes import draw_scene, in_tones
+from kandinsky.lab.nano2.render import render
 
 CLIPS, SIDE, FRAMES = 48, 192, 25
 SMALL, EVERY = 96, 4
@@ -84,6 +84,11 @@ class Make(Protocol):
     """Makes one clip of each text, beside an image where they are given."""
 
     def __call__(self, texts: Sequence[str], *, images: Sequence[Clip] | None = None, **fields: Any) -> list[Clip]: ...
+
+
+def to_clip(video_THWC: Tensor) -> Clip:
+    """Video in [-1, 1] as uint8."""
+    return np.asarray(((video_THWC.float().clamp(-1, 1) + 1) * 127.5).round().byte())
 
 
 class PortraitImages:
@@ -137,8 +142,7 @@ class Reference:
 
     def clip(self, scene: Scene, *, side: int | None = None) -> Clip:
         """The clip, uint8 [25, side, side, 3]; at the model's own side if none is given."""
-        video = self.draw(scene, side or self.side)
-        return np.asarray(((video.clamp(-1, 1) + 1) * 127.5).round().byte())
+        return to_clip(self.draw(scene, side or self.side))
 
     def plain(self, colour: int) -> Tensor:
         """All concepts over a colour, some of their frames, in [0, 1]: [K, T·3·24·24]."""

@@ -29,9 +29,9 @@ from kandinsky.families.nano.scene_transformer import SceneTransformer
 from kandinsky.families.nano.scene_words import NOTHING, ROLES, Said, SceneWords, said_of, unsaid
 from kandinsky.families.nano.scenes import MOST_SUBJECTS, Scene, Subject
 from kandinsky.lab.nano2.catalogue import Sources
-from kandinsky.lab.nano2.compose import render
 from kandinsky.lab.nano2.portraits import CODES, Portraits
-from kandinsky.lab.nano2.scenes import draw_scene
+from kandinsky.lab.nano2.random_scenes import draw_scene
+from kandinsky.lab.nano2.render import render
 from kandinsky.model.values import TextEmbeddings
 from kandinsky.ops.attention import AttentionSpec
 from kandinsky.train.muon import BLOCK

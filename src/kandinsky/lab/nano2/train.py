@@ -28,11 +28,11 @@ from kandinsky.families.nano.scene_words import said_of
 from kandinsky.families.nano.scenes import MOTIONS, Scene, Subject, plain_scene
 from kandinsky.lab.nano.captions import held_colours
 from kandinsky.lab.nano2.catalogue import Sources, catalogue
-from kandinsky.lab.nano2.compose import render
 from kandinsky.lab.nano2.linear import fit_linear
 from kandinsky.lab.nano2.objective import KeptScenes, Mix, SceneObjective, network_params, sample
 from kandinsky.lab.nano2.portraits import Portraits
-from kandinsky.lab.nano2.scenes import draw_scene
+from kandinsky.lab.nano2.random_scenes import draw_scene
+from kandinsky.lab.nano2.render import render
 from kandinsky.train import interrupts
 from kandinsky.train.steady import Steady, run_steadily
 
