@@ -73,7 +73,9 @@ def nano(
     model: Annotated[
         str, typer.Argument(metavar="ID", help="Catalogue id, see `kandinsky models`.", autocompletion=model_ids)
     ],
-    prompts: Annotated[int | None, typer.Option("--prompts", help="Prompts per group; default: all.")] = None,
+    prompts: Annotated[
+        int | None, typer.Option("--prompts", help="Prompts per group; default: all, and 48 or 16 of scenes.")
+    ] = None,
     groups: Annotated[
         list[str] | None, typer.Option("--group", help="Only this group, such as `plain`; may be repeated.")
     ] = None,
