@@ -130,6 +130,12 @@ def test_clips_made_from_a_picture(judge: nano.NanoJudge) -> None:
     assert "| picture alone | 3 | " in table(result)
 
 
+@pytest.mark.parametrize("model", ["nano-world", "nano-v2a"])
+def test_steps_are_refused_where_they_would_change_nothing(model: str) -> None:
+    with pytest.raises(RequestError, match="its own steps and guidance"):
+        evaluate(model, steps=2, guidance=3.0)
+
+
 def test_only_models_with_measures() -> None:
     with pytest.raises(RequestError, match="nano-t2v"):
         evaluate("kandinsky5-lite-t2v-sft-5s")

@@ -138,9 +138,10 @@ def evaluate(
         raise RequestError(f"`{model}` is not measured with branches: use `nano-t2v`")
     asked = {name: value for name, value in (("steps", steps), ("guidance", guidance)) if value is not None}
     target = None if sheet is None else Path(sheet)
+    is_world = card.roll is not None and bool(card.roll.actions)
+    if asked and (card.sound is not None or is_world):
+        raise RequestError(f"`{model}` is measured with its own {' and '.join(asked)}: leave what was given out")
     if card.sound is not None:
-        if asked:
-            raise RequestError(f"`{model}` is measured with its own steps and guidance: leave them out")
         from kandinsky.lab.nano.measure_sound import evaluate_sound
 
         return evaluate_sound(
@@ -155,13 +156,12 @@ def evaluate(
     chosen = None if groups is None else tuple(groups)
     folder = CACHE if cache is None else Path(cache)
     session = Session(pipe, folder, prompts, chosen, batch, seed, asked, on_batch)
-    roll = pipe.card.roll
     if branches is not None:
         figures = _branches(session, branches, target)
     elif not _has_judge(card):
         figures = _of_scenes(session, None if cache is None else folder)
     else:
-        figures = (_world if roll is not None and roll.actions else MEASURES[pipe.card.task])(session)
+        figures = (_world if is_world else MEASURES[card.task])(session)
     if target is not None and session.shown and branches is None:
         _sheet(session.shown, target)
     sampling = pipe.card.sampling
