@@ -165,7 +165,8 @@ def frames(
             latents = wholly_known(known)
             if latents is None:
                 tell(Phase("sample"))
-                latents = _sampled(context, own, window, script, known, _long(job), tell, second)
+                began = None if second is not None else began_with(window, given, _long(job), own)
+                latents = _sampled(context, own, window, script, known, _long(job), tell, second, began)
             if path is not None:
                 write_latent(path, latents[0], told)
         following = plan[window.number + 1] if window.number + 1 < len(plan) else None
@@ -231,6 +232,14 @@ def known_of(
     return known
 
 
+def began_with(window: Window, given: Sequence[tuple[Condition, Tensor]], long: Long, job: Job) -> Tensor | None:
+    """The first frame that the whole clip was given, for windows after it under its first prompt: [1, 1, H, W, C]."""
+    if not window.start or long.since(window, job.fps, job.card.clip.temporal) != window.start:
+        return None
+    firsts = (latents[:, :1] for condition, latents in given if condition.at is not None and condition.at.start == 0)
+    return next(firsts, None)
+
+
 def wholly_known(known: Known) -> Tensor | None:
     """The latents of a window of which everything is known; None where something is to be generated."""
     masks = [mask for part in (known.mask, known.follow) if (mask := part.get(VIDEO)) is not None]
@@ -263,6 +272,7 @@ def _sampled(
     long: Long,
     tell: Callable[[Event], None],
     second: Second | None = None,
+    began: Tensor | None = None,
 ) -> Tensor:
     """The latents of a window, [1, T, H, W, C]."""
     shares = long.prompts_of(window, job.fps, context.card.clip.temporal)
@@ -280,6 +290,7 @@ def _sampled(
         tiles=None if second is None else second.tiles,
         strength=None if second is None else second.strength,
         since=long.since(window, job.fps, context.card.clip.temporal),
+        began=began,
     )
     with closing(walk):
         while True:

@@ -431,7 +431,7 @@ def stream(
             latents = event.latents_BTHWC.to(context.placement.device("vae")).contiguous()
             pixels, carried = vae.decode_more(latents, carried)
             stages.check_pixels(context, pixels, f"from frame {done} on")
-            frames = stages.to_bytes(pixels[0]).cpu().numpy()
+            frames = stages.to_bytes(pixels[0], rounds=context.part("vae").rounds).cpu().numpy()
         if wanted is not None:
             frames = frames[: wanted - done]
         yield DecodedChunk(event, done, frames)

@@ -582,6 +582,7 @@ def denoise(
     tiles: Tiles | None = None,
     strength: float | None = None,
     since: int = 0,
+    began: Tensor | None = None,
 ) -> Generator[Step, None, State]:
     """Denoise to latents, float32, under text embeddings and what is known.
 
@@ -600,6 +601,7 @@ def denoise(
         tiles: In which parts the network sees the state; it sees all of it by default.
         strength: The time that sampling begins at, where ``known`` has what it begins from; the job's by default.
         since: See ``Pass``.
+        began: See ``Pass``.
 
     Yields:
         Sampling steps.
@@ -657,6 +659,7 @@ def denoise(
                 # a reference is what guidance strengthens, as it does the prompt
                 branches=tuple(one for kind, one in besides if kind == CONTROL or branch != "unconditional"),
                 since=since,
+                began=began,
                 together=context.together,
             )
             return bind()(net, known, run)
@@ -840,7 +843,12 @@ def decode_together(context: Context, latents_BTHWC: Tensor) -> np.ndarray:
             return torch.from_numpy(np.concatenate(list(decode_pieces(context, latents_THWC))))
         with context.placement.hold("vae") as vae, torch.no_grad():
             latents_1THWC = latents_THWC[None].to(context.placement.device("vae"))
-            return torch.cat([to_bytes(piece[0]) for piece in context.team.decode(vae, latents_1THWC)])
+            return torch.cat(
+                [
+                    to_bytes(piece[0], rounds=context.part("vae").rounds)
+                    for piece in context.team.decode(vae, latents_1THWC)
+                ]
+            )
 
     return np.stack(context.team.by_turns(frames, latents_BTHWC, everyone=is_shared))
 
@@ -848,7 +856,7 @@ def decode_together(context: Context, latents_BTHWC: Tensor) -> np.ndarray:
 def decode_pieces(context: Context, latents_THWC: Tensor) -> Iterator[np.ndarray]:
     """Frames of one clip, [t, H, W, 3] uint8, piece by piece as the autoencoder finishes them.
 
-    Quirk: (x + 1)·127.5 is truncated, not rounded, as in the official code.
+    Quirk: (x + 1)·127.5 is truncated, as in the official code, unless the autoencoder's part ``rounds``.
 
     Raises:
         Cancelled: ``context.cancelling`` was set.
@@ -865,7 +873,7 @@ def decode_pieces(context: Context, latents_THWC: Tensor) -> Iterator[np.ndarray
                 if (piece := next(pieces, None)) is None:
                     return
                 check_pixels(context, piece, f"from frame {done} on")
-                frames = to_bytes(piece[0]).cpu().numpy()
+                frames = to_bytes(piece[0], rounds=context.part("vae").rounds).cpu().numpy()
             done += len(frames)
             yield frames
             del piece, frames  # not while the next is made
@@ -894,9 +902,10 @@ def check_pixels(context: Context, pixels: Tensor, where: str) -> None:
         )
 
 
-def to_bytes(pixels: Tensor) -> Tensor:
-    """Pixels in [-1, 1] (others are clamped) to uint8, truncating."""
-    return ((pixels.float().clamp(-1.0, 1.0) + 1.0) * 127.5).to(torch.uint8)
+def to_bytes(pixels: Tensor, *, rounds: bool = False) -> Tensor:
+    """Pixels in [-1, 1] (others are clamped) to uint8: truncated, or the nearest if it ``rounds``."""
+    levels = (pixels.float().clamp(-1.0, 1.0) + 1.0) * 127.5
+    return (levels.round() if rounds else levels).to(torch.uint8)
 
 
 def to_pixels(image: Image) -> Tensor:

@@ -94,6 +94,8 @@ class Pass:
         branches: Beside its blocks, for networks of which the family names some (``Part.branches``).
         since: Of a part of a longer clip, for how many latent frames the prompt has held before the state's first;
             below 0, so many of the state's frames are from before it.
+        began: Of a part of a longer clip under one prompt, the frame that the whole clip was given to begin with, as
+            latents [1, 1, H, W, C]; None where there was none, and in the part that begins with it.
         together: Whether this pass and the next run as one of twice the batch where they can; None as the network has
             it by default.
     """
@@ -109,6 +111,7 @@ class Pass:
     memory: KeyValues | None = None
     branches: tuple[Beside, ...] = ()
     since: int = 0
+    began: Tensor | None = None
     together: bool | None = None
 
 

@@ -172,6 +172,8 @@ class Part:
         tilings: Ways in which an autoencoder's clips can be cut into tiles.
         decodes_together: Whether several processes can share the decoding of one clip.
         carries: Whether an autoencoder decodes a clip whose end is not known yet (``CarryingAutoencoder``).
+        rounds: Whether an autoencoder's pixels are rounded to bytes, not truncated as in the official code: a truncated
+            plain colour trembles by one level.
         contrasting: Whether a text encoder uses the prompt when it encodes the negative prompt.
         expands: Tasks for which a text encoder can expand a prompt.
         tells_unused: Whether a text encoder reports the words of a prompt that it does not use.
@@ -209,6 +211,7 @@ class Part:
     tilings: tuple[str, ...] = ()
     decodes_together: bool = False
     carries: bool = False
+    rounds: bool = False
     contrasting: bool = False
     expands: tuple[str, ...] = ()
     tells_unused: bool = False

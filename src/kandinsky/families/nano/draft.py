@@ -9,12 +9,13 @@ Legend: B clips, T latent frames, F frames, H W rows and columns of the latent, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
+from kandinsky.families.nano.cut_out import cut_out, extent_of, is_told_to_move, kept_inside
 from kandinsky.families.nano.geometry import Packed, condition_channels
 from kandinsky.families.nano.linear import LinearPatches
 from kandinsky.families.nano.portraits import FRAMES, GRID, PortraitDecoder
@@ -62,7 +63,9 @@ def place(image_TCHW: Tensor, path_T5: Tensor, side: int) -> Tensor:
     return F.grid_sample(image_TCHW, grid, align_corners=False) * opacity.view(-1, 1, 1, 1)
 
 
-def draw(portraits_SFCHW: Tensor, scene: Packed, side: int, frames: int | None = None) -> Tensor:
+def draw(
+    portraits_SFCHW: Tensor, scene: Packed, side: int, frames: int | None = None, plate_CHW: Tensor | None = None
+) -> Tensor:
     """A clip of subjects before their background, float32 [F, side, side, 3] in [-1, 1].
 
     Args:
@@ -70,9 +73,12 @@ def draw(portraits_SFCHW: Tensor, scene: Packed, side: int, frames: int | None =
         scene: Where they stand.
         side: Of the clip.
         frames: How many, if not as many as there are images.
+        plate_CHW: The background as a picture in [0, 1], if it is not that of the scene.
     """
     frames = portraits_SFCHW.shape[1] if frames is None else frames
-    canvas = background(scene.colours_23, BACKDROPS[scene.backdrop], side).expand(frames, 3, side, side)
+    if plate_CHW is None:
+        plate_CHW = background(scene.colours_23, BACKDROPS[scene.backdrop], side)
+    canvas = plate_CHW.expand(frames, 3, side, side)
     for image, path in zip(portraits_SFCHW, scene.path_SF5[:, :frames], strict=True):
         layer = place(image, path, side)
         canvas = layer[:, :3] + canvas * (1 - layer[:, 3:])
@@ -124,7 +130,9 @@ def drafted(
     return out
 
 
-def beside_frame(linear: LinearPatches, draft_BTHWC: Tensor, drawn_B: Tensor, first_BHWC: Tensor) -> Tensor:
+def beside_frame(
+    linear: LinearPatches, draft_BTHWC: Tensor, drawn_B: Tensor, first_BHWC: Tensor, began_BHWC: Tensor | None = None
+) -> Tensor:
     """Drafts of clips of which the first frame is given: what a draft lacks of it is added where little moves.
 
     What is lacking is kept as far as it is larger than what moves: by r / (r + m) at each place, r and m being squares
@@ -135,10 +143,11 @@ def beside_frame(linear: LinearPatches, draft_BTHWC: Tensor, drawn_B: Tensor, fi
         draft_BTHWC: See ``drafted``.
         drawn_B: Which of them are to be followed; of the others the frame stands still.
         first_BHWC: Latents of the first frames.
+        began_BHWC: What was drafted of these, if that is not what the drafts begin with.
     """
     still = linear.held(first_BHWC)[:, None]
     energy = linear.moving.energy().to(still)
-    lacking = still - linear.held(draft_BTHWC[:, 0])[:, None]
+    lacking = still - linear.held(draft_BTHWC[:, 0] if began_BHWC is None else began_BHWC)[:, None]
     moved = draft_BTHWC[:, 1:] - still + lacking
     r, m = ((x.square() * energy).mean(-1, keepdim=True) for x in (lacking, moved))
     followed = draft_BTHWC[:, 1:] + lacking * (r / (r + m + 1e-6))
@@ -198,6 +207,7 @@ def tell(
     x_BTHWC: Tensor,
     known: Tensor | None = None,
     since: int = 0,
+    began: Tensor | None = None,
 ) -> Told:
     """Draw what is known of clips.
 
@@ -209,32 +219,46 @@ def tell(
         x_BTHWC: The noisy latent, clean where it is known.
         known: Where that is, bool, of the latent's shape with one channel or one that broadcasts to it.
         since: See ``Pass``.
+        began: See ``Pass``.
     """
     B, frames, rows, columns, channels = x_BTHWC.shape
     tokens = text.tokens_BLC.to(x_BTHWC.device)
-    first = None
     since *= linear.params.temporal
-    if since:
-        packed_BG = torch.stack([row if one is None else one.later(since).row() for row, one in _scenes(packed_BG)])
-    wanted_BG = packed_BG
+    told_BG = whole_BG = packed_BG
+    wanted_BG = packed_BG = _later(told_BG, since)
+    first, same = None, torch.zeros(B, dtype=torch.bool, device=packed_BG.device)
     if known is not None:
         known = known[..., :1].expand(B, frames, rows, columns, 1)
         if bool(known[:, 0].all()):
             first = x_BTHWC[:, 0].float()
-            packed_BG, same = _as_seen(portraits, linear, tokens, packed_BG, first, since)
+    if first is None:
+        began = None
+    elif began is not None:  # all of a clip is drawn from the frame that was given, not from what was made of it
+        began = began[:, 0].to(first).expand_as(first)
+        whole_BG, _ = _as_seen(portraits, linear, tokens, told_BG, began, 0)
+        packed_BG = _later(whole_BG, since)
+    else:
+        packed_BG, same = _as_seen(portraits, linear, tokens, packed_BG, first, since)
     drawn = packed_BG[:, 0] > 0
     final = ~drawn & (first is not None)
     draft = drafted(portraits, linear, tokens, packed_BG, frames=frames, rows=rows, since=since)
     if first is not None:
-        seen = linear.unpatchify(linear.still.decode(first)[:, None])[:, 0]
+        given, begins, scenes_BG, gone = first, draft[:, 0].clone(), wanted_BG, 0
+        if began is not None:
+            given, scenes_BG, gone = began, told_BG, since
+            begins = drafted(portraits, linear, tokens, whole_BG, frames=1, rows=rows)[:, 0]
+        seen = linear.unpatchify(linear.still.decode(given)[:, None])[:, 0]
         for b in (~drawn).nonzero().flatten().tolist():
-            clip = moved_cut_out(seen[b], Packed.of(wanted_BG[b].float()), 1 + linear.params.temporal * (frames - 1))
+            clip = moved_cut_out(
+                seen[b], Packed.of(scenes_BG[b].float()), 1 + linear.params.temporal * (frames - 1), since=gone
+            )
             if clip is not None:
-                draft[b], drawn[b] = linear.encode(clip[None])[0], True
-        beside = beside_frame(linear, draft, drawn, first)
+                (begins[b], *_), draft[b] = linear.encode(clip[None, :1])[0], linear.encode(clip[None, 1:])[0]
+                drawn[b] = True
+        beside = beside_frame(linear, draft, drawn, given, begins)
         # what goes on just as the words say takes no more of the frame than the frame, or its errors would add up
         beside[same, 1:] = draft[same, 1:]
-        draft = beside
+        draft = torch.cat([first[:, None].to(beside), beside[:, 1:]], dim=1)
         if since < 0:  # what a later prompt of a clip says comes, whatever was seen before it
             new = (wanted_BG[:, 0] > 0) & ~same
             fading = drafted(
@@ -267,8 +291,12 @@ def _led_to(linear: LinearPatches, group_BHWC: Tensor, next_BHWC: Tensor) -> Ten
     return linear.moving.encode(linear.patchify(video))[:, 0]
 
 
-def _scenes(packed_BG: Tensor) -> list[tuple[Tensor, Packed | None]]:
-    return [(row, Packed.of(row)) for row in packed_BG.float()]
+def _later(packed_BG: Tensor, since: int) -> Tensor:
+    """Scenes as a part of a longer clip shows them, see ``Packed.later``."""
+    if not since:
+        return packed_BG
+    scenes = [(row, Packed.of(row)) for row in packed_BG.float()]
+    return torch.stack([row if one is None else one.later(since).row() for row, one in scenes])
 
 
 def _as_seen(
@@ -336,8 +364,8 @@ def _moved(
     for b, scene in enumerate(Packed.of(row) for row in packed_BG):
         if scene is None or scene.subjects != 1:
             continue
-        shown = _extent((seen[b].clamp(-1, 1) - (2 * scene.colours_23[0] - 1)).abs().amax(-1) > DIFFERS)
-        own = _extent(portraits(tokens_BLE[b : b + 1, : GRID * GRID], at + 1)[0, at, 3] > 0.3)
+        shown = extent_of((seen[b].clamp(-1, 1) - (2 * scene.colours_23[0] - 1)).abs().amax(-1) > DIFFERS)
+        own = extent_of(portraits(tokens_BLE[b : b + 1, : GRID * GRID], at + 1)[0, at, 3] > 0.3)
         if shown is None or own is None:
             continue
         (middle, sides), (own_middle, own_sides) = shown, own
@@ -345,50 +373,26 @@ def _moved(
         path, began = scene.path_SF5.clone(), scene.path_SF5[0, 0].clone()
         path[..., :2] += middle - size * (own_middle - 0.5) - began[:2]
         path[..., 2] *= size / began[2]
-        out[b] = Packed(path, scene.colours_23, 0, scene.tones).row()
+        out[b] = kept_inside(Packed(path, scene.colours_23, 0, scene.tones), middle, sides).row()
     return out
 
 
-def moved_cut_out(frame_HWC: Tensor, scene: Packed | None, frames: int) -> Tensor | None:
-    """A clip in which what stands before one colour in a frame moves as a scene's only subject does.
+def moved_cut_out(frame_HWC: Tensor, scene: Packed | None, frames: int, *, since: int = 0) -> Tensor | None:
+    """A clip in which what stands before a ground in a frame moves as a scene's only subject does.
 
     Args:
         frame_HWC: In [-1, 1].
         scene: What was asked for.
         frames: How many.
+        since: How many frames after that frame.
 
     Returns:
-        Like ``draw``; None where no motion is asked for, or the frame shows no single thing before one colour.
+        Like ``draw``, and the given frame as it is drawn before them, [1 + frames, …]; None where no motion is asked
+        for, or the frame shows no whole thing before a ground.
     """
-    if scene is None or scene.subjects != 1:
+    if scene is None or not is_told_to_move(scene) or (cut := cut_out(frame_HWC)) is None:
         return None
-    path, began, side = scene.path_SF5.clone(), scene.path_SF5[0, 0].clone(), frame_HWC.shape[0]
-    if float((path - began).abs().max()) < 1e-3 or float(began[4]) < 0.5:
-        return None
-    image = (frame_HWC.clamp(-1, 1).permute(2, 0, 1) + 1) / 2
-    edge = torch.cat([image[:, 0], image[:, -1], image[:, :, 0], image[:, :, -1]], dim=1)
-    colour = edge.median(1).values
-    differs = (image - colour[:, None, None]).abs().amax(0) * 2
-    extent = _extent(differs > DIFFERS)
-    if extent is None or float(extent[1].max()) > 0.97:
-        return None
-    middle, sides = extent
-    alpha = (differs / DIFFERS - 0.5).clamp(0, 1)
-    size = 1.1 * float(sides.max())
-    cut, scale = max(8, round(size * side)), torch.eye(2, device=image.device) * size
-    rows = torch.cat([scale, (2 * middle - 1)[:, None].to(scale)], dim=1)
-    grid = F.affine_grid(rows[None], [1, 4, cut, cut], align_corners=False)
-    portrait = F.grid_sample(torch.cat([image * alpha, alpha[None]])[None], grid, align_corners=False)
-    path[..., :2] += middle.to(path) - began[:2]
-    path[..., 2] *= size / began[2]
-    return draw(portrait[None], Packed(path, colour.expand(2, 3), 0), side, frames)
-
-
-def _extent(mask_HW: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Middle and sides of the box around what is true, x before y, as shares of the whole; None if nothing is."""
-    down, across = mask_HW.any(1).nonzero().flatten(), mask_HW.any(0).nonzero().flatten()
-    if not len(down):
-        return None
-    whole = torch.tensor(mask_HW.shape[::-1], device=mask_HW.device)
-    low, high = torch.stack([across[0], down[0]]) / whole, (torch.stack([across[-1], down[-1]]) + 1) / whole
-    return (low + high) / 2, high - low
+    moved = cut.moved(scene)
+    later, side = moved.later(since), frame_HWC.shape[0]
+    path = torch.cat([moved.path_SF5[:, :1], later.path_SF5[:, :frames]], dim=1)
+    return draw(cut.image_CHW[None, None], replace(moved, path_SF5=path), side, 1 + frames, cut.plate_CHW)

@@ -62,6 +62,7 @@ FAMILY = Family(
         "nano.patch-vae": Part(
             network=Lazy(f"{_HERE}.networks:patch_autoencoder"),
             carries=True,
+            rounds=True,
             cost=Lazy(f"{_HERE}.cost:patch_autoencoder"),
         ),
         "nano.clip": Part(network=Lazy(f"{_HERE}.networks:clip_encoder"), cost=_SMALL),

@@ -31,10 +31,18 @@ class SceneVelocity:
         known: What is known of the clip. Where the state follows it with the noise of each time, it is seen without
             that noise, since drafts go on from what is known.
         since: See ``Pass``.
+        began: See ``Pass``.
     """
 
-    def __init__(self, inner: VelocityDenoiser, packed_BG: Tensor, known: Known, since: int = 0) -> None:
-        self.inner, self.packed_BG, self.since = inner, packed_BG, since
+    def __init__(
+        self,
+        inner: VelocityDenoiser,
+        packed_BG: Tensor,
+        known: Known,
+        since: int = 0,
+        began: Tensor | None = None,
+    ) -> None:
+        self.inner, self.packed_BG, self.since, self.began = inner, packed_BG, since, began
         self._follow, self._mask = known.follow.get(VIDEO), known.mask.get(VIDEO)
         self._clean = None if self._follow is None else known.clean[VIDEO]
         self._told: Told | None = None
@@ -71,6 +79,7 @@ class SceneVelocity:
             x_BTHWC,
             functools.reduce(torch.logical_or, masks) if masks else None,
             since=self.since,
+            began=None if self.began is None else self.began.to(x_BTHWC.device),
         )
 
 
@@ -90,4 +99,4 @@ def bind(net: nn.Module, known: Known, run: Pass) -> Denoiser:
         layouts=run.shared.setdefault("layouts", {}),
         kept=run.kept,
     )
-    return OnTrack(VIDEO, SceneVelocity(inner, packed.to(torch.float32), known, run.since), "velocity")
+    return OnTrack(VIDEO, SceneVelocity(inner, packed.to(torch.float32), known, run.since, run.began), "velocity")
