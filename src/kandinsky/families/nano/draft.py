@@ -29,6 +29,9 @@ AGREES = 0.35
 DIFFERS = 0.19
 """What is a subject and not the background around it, of [-1, 1] in any channel."""
 
+MEETS = (0.01, 0.03)
+"""Squared difference, of [-1, 1], up to which two pictures are one a frame later, and from which on they are others."""
+
 
 def background(colours_23: Tensor, backdrop: Backdrop, side: int) -> Tensor:
     """A background alone: [3, side, side] of two colours in [0, 1], of which a plain one shows the first."""
@@ -283,11 +286,18 @@ def _end(known_BTHW1: Tensor) -> int:
 
 
 def _led_to(linear: LinearPatches, group_BHWC: Tensor, next_BHWC: Tensor) -> Tensor:
-    """A latent frame that fades to the first picture of the one behind it."""
+    """A latent frame that leads to the first picture of the one behind it.
+
+    What comes back there by itself (``MEETS``) takes little by little what it still lacks; anything else fades to it,
+    which shows both at once.
+    """
     shown, goal = (linear.decode(one[:, None], begins=False) for one in (group_BHWC, next_BHWC))
-    frames = shown.shape[1]
-    share = (torch.arange(frames, device=shown.device) + 1) / (frames + 1)
-    video = torch.lerp(shown, goal[:, :1], share.view(-1, 1, 1, 1))
+    frames, goal = shown.shape[1], goal[:, :1]
+    share = ((torch.arange(frames, device=shown.device) + 1) / (frames + 1)).view(-1, 1, 1, 1)
+    lacking = goal - shown[:, -1:]
+    near, far = MEETS
+    fades = ((lacking.square().mean((1, 2, 3, 4)) - near) / (far - near)).clamp(0, 1).view(-1, 1, 1, 1, 1)
+    video = shown + share * torch.lerp(lacking, goal - shown, fades)
     return linear.moving.encode(linear.patchify(video))[:, 0]
 
 
