@@ -51,6 +51,7 @@ class CutOut:
         path = scene.path_SF5.clone()
         path[..., :2] += self.middle_2.to(path) - scene.path_SF5[0, 0, :2]
         path[..., 2] *= self.size / scene.path_SF5[0, 0, 2]
+        path[..., 3] -= scene.path_SF5[0, 0, 3]  # it is turned already as far as it is
         return kept_inside(replace(scene, path_SF5=path), self.middle_2, self.sides_2)
 
 

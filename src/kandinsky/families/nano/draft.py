@@ -262,8 +262,8 @@ def tell(
         # what goes on just as the words say takes no more of the frame than the frame, or its errors would add up
         beside[same, 1:] = draft[same, 1:]
         draft = torch.cat([first[:, None].to(beside), beside[:, 1:]], dim=1)
-        if since < 0:  # what a later prompt of a clip says comes, whatever was seen before it
-            new = (wanted_BG[:, 0] > 0) & ~same
+        if since < 0:  # what a later prompt of a clip names comes, whatever was seen before it
+            new = _named(portraits, tokens, wanted_BG) & ~same
             fading = drafted(
                 portraits, linear, tokens, wanted_BG, frames=frames, rows=rows, since=since, before_BHWC=seen
             )
@@ -277,6 +277,12 @@ def tell(
     if known is not None:
         condition[..., -1:] = known.to(condition)
     return Told(condition, draft, drawn, final)
+
+
+def _named(portraits: PortraitDecoder, tokens_BLE: Tensor, packed_BG: Tensor) -> Tensor:
+    """Which scenes show something by themselves: the codes of "something" are a portrait of nothing."""
+    shown = portraits(tokens_BLE[:, : GRID * GRID].expand(len(packed_BG), -1, -1), 1)[:, 0, 3]
+    return (packed_BG[:, 0] > 0) & (shown.amax((1, 2)) > 0)
 
 
 def _end(known_BTHW1: Tensor) -> int:
