@@ -24,7 +24,7 @@ from kandinsky.engine.pipeline import GenerationPipeline
 from kandinsky.errors import RequestError, WeightsError
 from kandinsky.families.kandinsky5.params import DiTParams
 from kandinsky.families.nano.decoder import NanoDecoder
-from kandinsky.families.nano.draft import SPREAD, drafted, moved_cut_out, shown_at, tell
+from kandinsky.families.nano.draft import SPREAD, _led_to, drafted, moved_cut_out, shown_at, tell
 from kandinsky.families.nano.geometry import CHANNELS, LATENT_FRAMES, PACKED, Packed, packed
 from kandinsky.families.nano.linear import LinearPatches
 from kandinsky.families.nano.params import NanoPatchParams
@@ -750,7 +750,7 @@ def test_what_is_cut_out_of_a_frame_begins_there_and_moves_as_told() -> None:
     frame = frame_with_a_box()
     scene = Packed.of(packed([read("something moves right").scene])[0])
     clip = moved_cut_out(frame, scene, 25)
-    assert clip is not None and clip.shape == (25, 96, 96, 3)
+    assert clip is not None and clip.shape == (1 + 25, 96, 96, 3)
     assert (clip[0] - frame).abs().mean() < 0.02
     red = (clip[..., 0] > 0.3).float()
     across = torch.arange(96.0)
@@ -769,3 +769,104 @@ def test_nothing_is_cut_out_of_a_frame_without_a_plain_background() -> None:
     ramp = torch.linspace(-1, 1, 96).view(1, 96, 1).expand(96, 96, 3)
     assert moved_cut_out(ramp, scene, 25) is None
     assert moved_cut_out(torch.zeros(96, 96, 3), scene, 25) is None
+
+
+def test_what_turned_turns_on_from_there_and_stays_within_the_frame() -> None:
+    """A part of a spin begins with the frame it is given; growth and ways end where the frame does."""
+    frame = frame_with_a_box()
+    spins, right, grows = (
+        Packed.of(packed([read(f"something {motion}").scene])[0]) for motion in ("spins", "moves right", "grows")
+    )
+    assert spins is not None
+    part = moved_cut_out(frame, spins.later(8), 2)
+    assert part is not None and (part[0] - frame).abs().mean() < 0.02
+    for scene in (right, grows):
+        clip = moved_cut_out(frame, scene, 25)
+        assert clip is not None
+        began, ended = ((one[..., 0] > 0.3).float() for one in (clip[0], clip[-1]))
+        assert (ended != began).any() and ended.sum() > 0.95 * began.sum()
+        assert ended[:, -2:].sum() + ended[:2].sum() < 0.15 * ended.sum()
+
+
+def test_a_cut_out_leaves_its_ground_as_it_was() -> None:
+    """A ground that grows darker downwards is seen where the subject was; a thing cut off by the frame stays in it."""
+    shade = torch.linspace(0.9, 0.5, 96).view(96, 1, 1).expand(96, 96, 3)
+    frame = shade.clone()
+    frame[40:64, 60:80] = torch.tensor([0.9, -0.9, 0.1])
+    left = Packed.of(packed([read("something moves left").scene])[0])
+    clip = moved_cut_out(frame, left, 25)
+    assert clip is not None
+    assert (clip[-1][:, 80:] - shade[:, 80:]).abs().max() < 0.02
+    assert (clip[-1][30:75, 72:] - shade[30:75, 72:]).abs().max() < 0.03
+    frame[60:, 30:70] = 0
+    assert moved_cut_out(frame, left, 25) is None
+
+
+@pytest.mark.parametrize("since", [1, 3, 9])
+def test_all_of_a_long_clip_is_drawn_from_its_image(folder: Path, encoder: NanoSceneEncoder, since: int) -> None:
+    """Whatever became of it in the windows before: nothing of a part's first frame is in what follows it."""
+    net = square_of(folder, encoder)[0]
+    text = encoder.encode_with_images(["jumps"], [Image.new("RGB", (192, 192))])
+    scene = text.pooled_BC[:, DIM:]
+    image = torch.full((192, 192, 3), -0.5)
+    image[80:128, 60:100] = torch.tensor([0.9, -0.9, 0.1])
+    whole = Packed.of(scene[0])
+    assert whole is not None
+    began = net.linear.encode(image[None, None])
+    x, other = (torch.randn(1, LATENT_FRAMES, 12, 12, LATENT) for _ in range(2))
+    frayed = image + 0.3 * torch.randn(image.shape)
+    known = torch.zeros(1, LATENT_FRAMES, 1, 1, 1, dtype=torch.bool)
+    known[:, 0] = True
+    told = []
+    for noise, seen in ((x, image), (other, frayed)):
+        noise[:, 0] = net.linear.encode(seen[None, None])[:, 0]
+        told.append(tell(net.portraits, net.linear, text, scene, noise, known, since, began).draft_BTHWC)
+        assert torch.equal(told[-1][:, 0], noise[:, 0])
+    assert torch.equal(told[0][:, 1:], told[1][:, 1:])
+    shown = net.linear.decode(told[1])[0, 1:]
+    seen_there = net.linear.unpatchify(net.linear.still.decode(began[:, 0])[:, None])[0, 0]
+    wanted = moved_cut_out(seen_there, whole, 25, since=8 * since)
+    assert wanted is not None
+    assert (shown - net.linear.decode(net.linear.encode(wanted[None, 1:]))[0, 1:]).abs().mean() < 0.02
+
+
+def test_a_later_prompt_that_names_nothing_moves_what_is_seen(folder: Path, encoder: NanoSceneEncoder) -> None:
+    """It fades into no portrait of nothing."""
+    net = square_of(folder, encoder)[0]
+    text = encoder.encode_with_images(["moves right"], [Image.new("RGB", (192, 192))])
+    text.tokens_BLC[:, :108] = 0
+    image = torch.full((192, 192, 3), -0.5)
+    image[80:128, 60:100] = torch.tensor([0.9, -0.9, 0.1])
+    x = torch.randn(1, LATENT_FRAMES, 12, 12, LATENT)
+    x[:, 0] = net.linear.encode(image[None, None])[:, 0]
+    known = torch.zeros(1, LATENT_FRAMES, 1, 1, 1, dtype=torch.bool)
+    known[:, 0] = True
+    told = tell(net.portraits, net.linear, text, text.pooled_BC[:, DIM:], x, known, -1)
+    shown = net.linear.decode(told.draft_BTHWC)[0, -1]
+    red = shown[..., 0] > 0.3
+    assert red.sum() > 1000 and red[:, 120:].sum() > red[:, :80].sum()
+
+
+@pytest.mark.parametrize(("phase", "both"), [(0, False), (8, True)])
+def test_a_loop_shows_no_second_subject_where_it_comes_back(
+    folder: Path, encoder: NanoSceneEncoder, phase: int, both: bool
+) -> None:
+    """The last group leads to what stands there a frame later as it is, and fades to anything else."""
+    net = square_of(folder, encoder)[0]
+    squares = torch.eye(2).repeat_interleave(8, 1) / 8**0.5
+    moving = torch.einsum("nt,ay,bx,c->nabtyxc", torch.eye(8), squares, squares, torch.ones(3) / 3**0.5)
+    net.linear.moving.basis.zero_()[:32] = moving.reshape(32, -1)  # every frame's squares, in grey
+
+    def boxes(places: list[int]) -> torch.Tensor:
+        clip = torch.full((len(places), 192, 192, 3), -0.5)
+        for frame, at in zip(clip, places, strict=True):
+            frame[at : at + 40, 60:100] = 0.9
+        return clip
+
+    ends = boxes([112 - 8 * abs(4 - n) for n in range(9)])  # moves down and up again
+    x = net.linear.encode(torch.cat([boxes([80]), ends[1:]])[None])
+    goal = net.linear.encode(torch.cat([boxes([80]), boxes([80 - 10 * phase] * 8)])[None])
+    led = net.linear.decode(_led_to(net.linear, x[:, 1], goal[:, 1])[:, None], begins=False)[0]
+    plain = net.linear.decode(x[:, 1:], begins=False)[0]
+    ghost = (led[3] - plain[3]).abs().mean()
+    assert (ghost > 0.01) == both

@@ -92,14 +92,19 @@ def kept_inside(scene: Packed, middle_2: Tensor, sides_2: Tensor) -> Packed:
         sides_2: How large that is.
     """
     path, began = scene.path_SF5.clone(), scene.path_SF5[:, :1]
-    grown = path[..., 2:3] / began[..., 2:3]
-    room = ((1 / sides_2.max() - 1) / (grown.max() - 1).clamp_min(1e-6)).clamp(LEAST, 1).to(path)
-    if float(grown.max()) > 1:
-        path[..., 2:3] = began[..., 2:3] * (1 + (grown - 1) * torch.where(grown > 1, room, 1))
+    middle, half = middle_2.to(path), sides_2.to(path) / 2
     gone = path[..., :2] - began[..., :2]
-    before, behind = (middle_2 - sides_2 / 2).clamp_min(0).to(path), (1 - middle_2 - sides_2 / 2).clamp_min(0).to(path)
+    before, behind = (room.clamp_min(0) for room in (middle - half, 1 - middle - half))
     needed = torch.maximum(-gone / before.clamp_min(1e-6), gone / behind.clamp_min(1e-6)).max().clamp_min(1e-6)
     path[..., :2] = began[..., :2] + gone * (1 / needed).clamp(LEAST, 1)
+    grown = path[..., 2:3] / began[..., 2:3]
+    if float(grown.max()) > 1:
+        kept = ((0.5 / half.max() - 1) / (grown.max() - 1)).clamp(LEAST, 1)
+        grown = torch.where(grown > 1, 1 + (grown - 1) * kept, grown)
+        path[..., 2:3] = began[..., 2:3] * grown
+        shown = path[..., :2] + grown * (middle - began[..., :2])
+        least = (half * grown).clamp_max(0.5)
+        path[..., :2] += torch.where(grown > 1, torch.minimum(torch.maximum(shown, least), 1 - least) - shown, 0)
     return replace(scene, path_SF5=path)
 
 
