@@ -181,6 +181,7 @@ def test_noise_is_one_official_draw(pipe: GenerationPipeline) -> None:
 def test_bytes_are_cut_not_rounded() -> None:
     pixels = torch.tensor([-2.0, -1.0, 0.0, 0.999, 1.0, 3.0])
     assert to_bytes(pixels).tolist() == [0, 0, 127, 254, 255, 255]
+    assert to_bytes(pixels, rounds=True).tolist() == [0, 0, 128, 255, 255, 255]
 
 
 def test_bfloat16_stays_near(pipe: GenerationPipeline, official: Path) -> None:

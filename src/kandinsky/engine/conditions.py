@@ -115,6 +115,8 @@ def opened(request: Request, card: Card) -> tuple[Opened, ...]:
         clip = open_clip(one.data, None if isinstance(one, Reference) else one.cut)
         if isinstance(one, Frames) and "frames" not in card.does.knows and len(clip.times_s) > 1:
             raise RequestError(_not_taken("frames", card))
+        if isinstance(one, Reference) and not clip.is_image:
+            log.warning("the reference %s is a clip, and a reference one image: its first frame is used", clip.what)
         found.append(Opened(one, clip, branch))
     if unused := [one for one in files if one not in [each.branch for each in found]]:
         raise RequestError(
@@ -579,7 +581,7 @@ def _as_trained(opened: Opened, card: Card, data: FittedClip) -> FittedClip:
                     opened.clip.what, card.id)  # fmt: skip
         return data
     if changed is not image:
-        log.info("the reference %s is put on white, as `%s` was trained", opened.clip.what, card.id)
+        log.warning("the reference %s is put on white, as `%s` was trained", opened.clip.what, card.id)
     return replace(data, frames_THWC=changed[None])
 
 
