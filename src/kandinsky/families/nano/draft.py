@@ -282,7 +282,8 @@ def tell(
 def _named(portraits: PortraitDecoder, tokens_BLE: Tensor, packed_BG: Tensor) -> Tensor:
     """Which scenes show something by themselves: the codes of "something" are a portrait of nothing."""
     shown = portraits(tokens_BLE[:, : GRID * GRID].expand(len(packed_BG), -1, -1), 1)[:, 0, 3]
-    return (packed_BG[:, 0] > 0) & (shown.amax((1, 2)) > 0)
+    named: Tensor = (packed_BG[:, 0] > 0) & (shown.amax((1, 2)) > 0)
+    return named
 
 
 def _end(known_BTHW1: Tensor) -> int:
