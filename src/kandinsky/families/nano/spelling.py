@@ -19,6 +19,8 @@ _WORD = re.compile(
 WORD_START = re.compile(r"\w")
 _SHADES = re.compile("[\ufe0e\ufe0f\U0001f3fb-\U0001f3ff]")
 """How an emoji is drawn, and which tone its skin has."""
+_REFLEXIVE = re.compile(r"([а-я-]+(?:[уюая]щ|вш))(?:[а-я]{2,3})ся")
+"""A Russian participle that ends in «ся», and what stands before its own ending: «вращающаяся»."""
 _PAUSE = re.compile(r"[,;:.!?()/|\n—–]|\s-+\s")
 # the longer before the shorter
 _RU_ENDINGS = (
@@ -36,6 +38,8 @@ def plain(text: str) -> str:
 def stem(word: str) -> str:
     """A word without its ending, so that the forms of one word meet; English plurals and Russian cases."""
     if re.fullmatch(r"[а-я-]+", word):
+        if participle := _REFLEXIVE.fullmatch(word):
+            return participle[1] + "ся"
         for ending in _RU_ENDINGS:
             if word.endswith(ending) and len(word) - len(ending) >= 3:
                 return word[: -len(ending)]
