@@ -10,7 +10,7 @@ from kandinsky.families.nano.spelling import stem
 from kandinsky.families.nano.tone_words import Spoken
 
 _ADJECTIVE = re.compile("[а-я-]{2,}(?:[ыио]й|[ая]я|[ое]е|[ыи]е|[ое]го|[ое]му|[ую]ю|[ыи]х|[ыи]ми?|[ое]й|[ое]м)")
-_VERB = re.compile("[а-я]{2,}(?:[еиую]т|[ая]т|тся|л[аои]?сь)")
+_VERB = re.compile("[а-я]{2,}(?:[еиуюая]т|тся|л[аои]?сь)")
 """Russian words by their endings; nouns end so too."""
 _BETWEEN = frozenset(
     [
@@ -32,6 +32,8 @@ _BEFORE = frozenset(
 """Words between a thing and what it stands before or on."""
 _ARTICLES = frozenset(["a", "an", "the", "some", "this", "that"])
 _AND = frozenset(["and", "и"])
+FACES = frozenset(["face", "faces", "лицо", "лица", "лицом", "expression", "выражение"])
+"""Nouns that say no more than the adjective before them does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,7 @@ class NounPhrases:
             elif span is not None and span.role not in ("colour", "size", "tone"):
                 break
             elif span is None:
-                if word in _BETWEEN or word in self.silent or _is_verb(word):
+                if word in _BETWEEN or word in self.silent or word in FACES or _is_verb(word):
                     break
                 if not word.endswith("ly") and (found is None or found[0] != "subject"):
                     found = ("stranger", at)
@@ -119,6 +121,12 @@ class NounPhrases:
                 found.add(at)
         return found
 
+    def motions_of_others(self) -> set[int]:
+        """Places of motions that are not the first subject's: "a snowman with snow falling"."""
+        ends = {at + len(span.text.split()): at for at, span in self.spans.items() if span.role == "subject"}
+        moving = [at for at, span in self.spans.items() if span.role == "motion" and span.text.split()[0][-3:] == "ing"]
+        return {at for at in moving if at in ends and "with" in self.words[max(0, ends[at] - 2) : ends[at]]}
+
     def _describes(self, span: Spoken) -> bool:
         is_adjective = span.text in self.describing or bool(_ADJECTIVE.fullmatch(span.text))
         return span.role == "synonym" and not self.named and is_adjective
@@ -154,7 +162,8 @@ class NounPhrases:
 
     def _behind(self, at: int, span: Spoken, subjects: Sequence[int]) -> Iterator[int]:
         ends = {one + len(self.spans[one].text.split()): one for one in subjects}
-        if at in ends and at - 1 not in self.stops and min(subjects) != ends[at]:  # "a panda, star background"
+        is_whole = span.text.startswith("фон")  # «панда фон синий»
+        if at in ends and not is_whole and at - 1 not in self.stops and min(subjects) != ends[at]:  # "star background"
             yield ends[at]
         place = at + len(span.text.split())
         coloured = any(one.role == "colour" and n + len(one.text.split()) == at for n, one in self.spans.items())
@@ -189,6 +198,11 @@ class NounPhrases:
                 if not _ADJECTIVE.fullmatch(self.words[n]):
                     return False
         return False
+
+
+def is_clause(one: Spoken, other: Spoken) -> bool:
+    """Whether the name of a second thing says in Russian what the first does."""
+    return (one.role in ("subject", "synonym")) and other.role == "subject" and _is_verb(other.text.split()[0])
 
 
 def _is_verb(word: str) -> bool:

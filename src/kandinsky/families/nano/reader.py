@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from kandinsky.families.nano.joined_emoji import COUPLES, sex_of, stand_ins
-from kandinsky.families.nano.noun_phrases import NounPhrases
+from kandinsky.families.nano.noun_phrases import FACES, NounPhrases, is_clause
 from kandinsky.families.nano.scenes import (
     ARRANGEMENTS,
     CORNERS,
@@ -290,10 +290,12 @@ class SceneReader:
         colours = [(span, at) for span, at in colours if at not in dyes]
         if len(colours) > 1:  # "red on the left, blue on the right" speaks of the background
             ends = {at + len(span.text.split()) for span, at in colours}
-            parts = {"left": "halves", "right": "halves", "top": "sky", "bottom": "sky"}
+            parts = {"top": "sky", "bottom": "sky"}
+            if all(span.meaning != "gradient" for span, _ in kept if span.role == "backdrop"):
+                parts |= {"left": "halves", "right": "halves"}
             kept = [
-                (replace(span, role="backdrop", meaning=parts.get(span.meaning, "plain")), at)
-                if span.role == "place" and at in ends
+                (replace(span, role="backdrop", meaning=parts[span.meaning]), at)
+                if span.role == "place" and at in ends and span.meaning in parts
                 else (span, at)
                 for span, at in kept
             ]
@@ -314,7 +316,8 @@ class SceneReader:
         told = {at for _, _, at in instead}
         shown = [(span, at) for span, at in kept if _is_shown(span, scene, is_coloured=bool(colours))]
         ignored += [(span.text, at) for span, at in kept if (span, at) not in shown and at not in told]
-        ignored = [(word, at) for word, at in ignored if at not in told]
+        ends = {at + len(span.text.split()) for span, at in kept if span.role == "subject"}
+        ignored = [(word, at) for word, at in ignored if at not in told and not (word in FACES and at in ends)]
         if scene.motion is not None and scene.motion.startswith("moves "):
             ignored = [(word, at) for word, at in ignored if word not in self._going]
         rest = tuple(word for word, _ in sorted(ignored, key=lambda item: item[1]))
@@ -353,7 +356,7 @@ class SceneReader:
             for span, at in spans
             if at not in behind
         ]
-        strange = phrases(kept).of_strangers()
+        strange = phrases(kept).of_strangers() | phrases(kept).motions_of_others()
         if not named:
             strange |= phrases(kept).doings_of_strangers()
         others = [(span.text, at) for span, at in spans if at in behind | strange and span.text not in self.general]
@@ -363,7 +366,9 @@ class SceneReader:
         self, spans: Sequence[tuple[Span, int]], others: Sequence[tuple[str, int]], stops: frozenset[int]
     ) -> set[int]:
         """Places of the synonyms that describe a thing which is none of the concepts: they stand right before it."""
-        strangers = {at for word, at in others if any(form in self._near for form in forms_of(word))}
+        strangers = {
+            at for word, at in others if word not in FACES and any(form in self._near for form in forms_of(word))
+        }
         ends = {at: at + len(span.text.split()) for span, at in spans if span.role == "synonym"}
         return {at for at, end in ends.items() if end in strangers and end - 1 not in stops}
 
@@ -385,6 +390,8 @@ class SceneReader:
         """
         left_out: set[int] = set()
         for (one, at), (other, then) in itertools.pairwise(spans):
+            if is_clause(one, other) and then == at + len(one.text.split()) and then - 1 not in stops:
+                left_out.add(then)  # «кот зевает»
             if one.role not in ("subject", "synonym") or at in left_out or not _is_name(other):
                 continue
             between = words[at + len(one.text.split()) : then]
@@ -591,14 +598,16 @@ def _counted(
     """Spans in which a thing that is named several times in a row is counted; and the names beyond the third."""
     runs: list[list[tuple[Span, int]]] = []
     joints: list[tuple[Span, int]] = []
-    end = 0
+    end, joined = 0, set[int]()
     for span, at in spans:
         last = runs[-1][-1][0] if runs else None
         is_same = last is not None and (last.role, last.meaning) == (span.role, span.meaning) == ("subject", span.meaning)
-        if is_same and all(word in _AGAIN or word in _DETERMINERS for word in words[end:at]):
+        between = [words[n] for n in range(end, at) if n not in joined]
+        if is_same and all(word in _AGAIN or word in _DETERMINERS for word in between):
             runs[-1].append((span, at))
-        elif span.role == "and":
+        elif span.role in ("and", "size", "colour"):
             joints.append((span, at))
+            joined |= set(range(at, at + len(span.text.split())))
             continue
         else:
             runs.append([(span, at)])

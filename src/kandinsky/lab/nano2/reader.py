@@ -72,7 +72,7 @@ _PHRASES: dict[tuple[str, str], str] = {
     "|except|except for|instead of|rather than|minus|neither|не|без|безо|нет|нету|кроме|вместо|ни|никаких|никакого",
     ("backdrop", "ground"): "ground|floor|пол",
     ("backdrop", "sky"): "sky|небо",
-    ("backdrop", "plain"): "background|backdrop|фон",
+    ("backdrop", "plain"): "background|backdrop|in the background|фон|на заднем плане|на заднем фоне|задний план",
     ("backdrop", "gradient"): "gradient|fading from|градиент|фон переходит",
     ("backdrop", "halves"): "half|пополам",
 }
@@ -90,7 +90,7 @@ _VERBS_EN: dict[str, str] = {
 _VERBS_RU: dict[str, str] = {
     "moves up": "взлетать подниматься",
     "moves down": "падать опускаться спускаться снижаться",
-    "jumps": "прыгать подпрыгивать подскакивать",
+    "jumps": "прыгать подпрыгивать подскакивать отскакивать",
     "spins": "вращаться крутиться кружиться поворачиваться вертеться",
     "grows": "увеличиваться",
     "shrinks": "уменьшаться сжиматься",
@@ -123,6 +123,9 @@ _IRREGULAR = {
 }
 
 
+_PACES = ("slowly", "quickly", "fast")
+
+
 def _motions() -> Iterable[tuple[str, str]]:
     """Motions, and phrases for each in all forms of their verbs."""
     ways = {
@@ -134,7 +137,7 @@ def _motions() -> Iterable[tuple[str, str]]:
     going = [word for word in sorted(listed("going")) if word.isascii()]
     for way, words in ways.items():
         alone = [word for word in words.split("|") if word != way and word not in ("upward", "downward")]
-        yield f"moves {way}", "|".join([*alone, *(f"{verb} {way}" for verb in going)])
+        yield f"moves {way}", "|".join([*alone, *(f"{verb} {way}" for verb in (*going, *_PACES))])
     russian = {"right": "вправо|направо|слева направо|в правую сторону", "left": "влево|налево|справа налево|в левую сторону"}
     russian |= {"up": "вверх|кверху|ввысь", "down": "вниз|книзу"}
     for way, words in russian.items():
@@ -159,7 +162,7 @@ def _motions() -> Iterable[tuple[str, str]]:
     yield "grows", "растет|растут|расти|растущий|рос|росла|становится больше|становятся больше"
     yield "shrinks", "становится меньше|становятся меньше"
     yield "fades in", "slowly appears|возникнет|появится|появился|появилась|появилось"
-    yield "moves up", "взлетел|взлетела|взлет"
+    yield "moves up", "взлетел|взлетела|взлет|восходит"
     yield "moves down", "упал|упала|упадет"
 
 
@@ -224,7 +227,7 @@ _SILENT = frozenset(
         "штуки",
         "штук",
         "шт",
-        *("one", "1", "один", "одна", "одно", "одни", "these", "those", "some", "there", "another"),
+        *("one", "1", "один", "одна", "одно", "одни", "these", "those", "плавно", "медленно", "row", "ряд", "some", "there", "another"),
         "against",
         "over",
         *("my", "your", "his", "her", "its", "our", "their", "photo", "фото", "картинка"),
@@ -288,12 +291,13 @@ def scene_words(near: Mapping[str, Any] | None = None) -> dict[str, Any]:
     entries = catalogue()
     phrases: list[list[str]] = [[role, meaning, text] for (role, meaning), text in _PHRASES.items()]
     phrases += [["motion", motion, text] for motion, text in _motions()]
+    beside = _DOINGS | listed("describing")
 
     def add(words: Iterable[str], role: str, meaning: str) -> None:
         known = list(dict.fromkeys(word for word in words if word))
-        if role == "subject" and (doings := [word for word in known if word.lower() in _DOINGS]):
+        if role == "subject" and (doings := [word for word in known if word.lower() in beside]):
             phrases.append(["synonym", meaning, "|".join(doings)])
-        if text := "|".join(word for word in known if word.lower() not in _DOINGS or role != "subject"):
+        if text := "|".join(word for word in known if word.lower() not in beside or role != "subject"):
             phrases.append([role, meaning, text])
 
     for number, (english, russian, alone) in enumerate(_TONES, 1):
