@@ -34,6 +34,7 @@ from kandinsky.families.nano.spelling import (
     forms_of,
     least_likeness,
     likeness,
+    other_stems,
     pauses,
     sound_of,
     stem,
@@ -122,7 +123,7 @@ class SceneReader:
             `near`, pairs of concepts and of words that are near them, parted by bars; `alike`, the concepts nearest to
             each; `real`, words that are near nothing but are spelt like one that is; `abstract`, those that name
             nothing; `describing`, synonyms that describe; `scenery`, what a thing stands before or on; `going`, forms
-            of verbs that a direction completes.
+            of verbs that a direction completes; `function`, words of grammar, which are no forms of names.
     """
 
     def __init__(self, table: Mapping[str, Any]) -> None:
@@ -138,6 +139,7 @@ class SceneReader:
         self._describing = frozenset(table.get("describing", "").split())
         self._scenery = frozenset(map(stem, table.get("scenery", "").split()))
         self._going = frozenset(table.get("going", "").split())
+        self._function = frozenset(table.get("function", "").split())
         self._near: dict[str, list[int]] = {}
         for concepts, words in table.get("near", ()):
             for word in words.split("|"):
@@ -173,8 +175,12 @@ class SceneReader:
     def _meaning(self, words: tuple[str, ...]) -> tuple[str, str] | None:
         """Role and meaning of a phrase, as it is or in another form; of Russian words a name before a synonym."""
         exact, other = self._exact.get(words), self._stems.get(tuple(stem(word) for word in words))
-        if words and not exact and not other and not words[-1].isascii():  # «кошек», of «кошка»
-            other = self._stems.get((*(stem(word) for word in words[:-1]), without_vowel(words[-1])))
+        if len(words) == 1 and words[0] in self._function:  # «как» is no form of «каяк»
+            return exact
+        if words and not words[-1].isascii() and not exact:
+            before = tuple(stem(word) for word in words[:-1])
+            stems = (words[-1], stem(words[-1]), *other_stems(words[-1]))  # «черепах» is no form of «череп»
+            other = next((self._stems[(*before, one)] for one in stems if (*before, one) in self._stems), None)
         is_name = exact and other and (exact[0], other[0]) == ("synonym", "subject") and not words[0].isascii()
         return other if is_name else exact or other
 
@@ -418,6 +424,8 @@ class SceneReader:
                 single = self._single(span.text)
                 if single in self._verbs and words[at - 1] != "and":
                     left_out.add(at)
+            if at and span.text in ("he", "she", "он", "она") and spans[0][0].role == "subject":
+                left_out.add(at)  # "a cat, she jumps"
             # «кот дома» is at home, «два дома» are houses
             if at and span.text == "дома" and not any(one.role == "count" and then == at - 1 for one, then in spans):
                 left_out.add(at)

@@ -55,6 +55,16 @@ def without_vowel(word: str) -> str:
     return found[1] + found[2] if found else stem(word)
 
 
+def other_stems(word: str) -> list[str]:
+    """Stems of which a Russian word may be a form that no ending tells: «кошек», «мышью», «волчата»."""
+    found = [without_vowel(word)]
+    if re.fullmatch("[а-я]{3,}ью", word):
+        found.append(word[:-2])
+    if young := re.fullmatch("([а-я]{2,})[ая]т(?:а|ам|ами|ах)?", word):
+        found += [f"{young[1]}енок", f"{young[1]}онок"]
+    return found
+
+
 def words_of(text: str) -> list[str]:
     """Words and emoji of a text: lower case, «ё» as «е»; emoji without variation selectors, their tones behind them."""
     return [_SHADES.sub("", word) or word for word in _WORD.findall(plain(apart(text)))]

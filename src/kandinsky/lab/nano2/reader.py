@@ -349,7 +349,7 @@ def scene_words(near: Mapping[str, Any] | None = None) -> dict[str, Any]:
         "general": " ".join(sorted(_GENERAL)),
         "toned": sorted(toned()),
         "verbs": " ".join(sorted(_VERBS)),
-        **{name: " ".join(sorted(listed(name))) for name in ("abstract", "describing", "scenery", "going")},
+        **{name: " ".join(sorted(listed(name))) for name in ("abstract", "describing", "scenery", "going", "function")},
         "emoji": _emoji(entries),
         "phrases": phrases,
         **(near or {name: shipped()[name] for name in NEAR}),
