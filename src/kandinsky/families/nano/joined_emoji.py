@@ -1,4 +1,4 @@
-"""Emoji that are joined of several, such as a person and a profession, and what is shown where one is unknown. No torch."""
+"""Emoji that are joined of several, such as a person and a profession, and what stands for unknown ones. No torch."""
 
 from __future__ import annotations
 

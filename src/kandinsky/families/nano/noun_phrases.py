@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from kandinsky.families.nano.spelling import stem
@@ -52,7 +52,7 @@ class NounPhrases:
 
     words: Sequence[str]
     stops: frozenset[int]
-    spans: dict[int, Spoken]
+    spans: Mapping[int, Spoken]
     named: bool
     silent: frozenset[str]
     scenery: frozenset[str]
@@ -178,7 +178,7 @@ class NounPhrases:
             length = 1 if one is None else len(one.text.split())
             if place in subjects:
                 yield place
-                if self.words[place + length : place + length + 1] not in ([word] for word in _AND):
+                if _AND.isdisjoint(self.words[place + length : place + length + 1]):
                     return
             elif self.words[place] in _BEFORE or (one is not None and one.role in ("motion", "place", "camera")):
                 return

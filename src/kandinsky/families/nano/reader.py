@@ -409,9 +409,9 @@ class SceneReader:
                 article = _article(words, at, stops)
                 if first_is_many:
                     continue
-                if article and (one.role == "subject" or article != "the" or single in self._verbs):
-                    left_out.add(then)
-                elif not article and (single in self._verbs or (one.role, other.role) == ("subject", "synonym")):
+                if (article and (one.role == "subject" or article != "the" or single in self._verbs)) or (
+                    not article and (single in self._verbs or (one.role, other.role) == ("subject", "synonym"))
+                ):
                     left_out.add(then)
                 elif one.role == "subject" and not article and one.text.isascii():
                     left_out.add(at)
@@ -609,7 +609,10 @@ def _counted(
     end, joined = 0, set[int]()
     for span, at in spans:
         last = runs[-1][-1][0] if runs else None
-        is_same = last is not None and (last.role, last.meaning) == (span.role, span.meaning) == ("subject", span.meaning)
+        is_same = last is not None and (last.role, last.meaning) == (span.role, span.meaning) == (
+            "subject",
+            span.meaning,
+        )
         between = [words[n] for n in range(end, at) if n not in joined]
         if is_same and all(word in _AGAIN or word in _DETERMINERS for word in between):
             runs[-1].append((span, at))

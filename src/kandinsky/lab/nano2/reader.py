@@ -31,19 +31,24 @@ from kandinsky.lab.nano2.neighbours import NEAREST, by_hand, listed, meant_first
 _PHRASES: dict[tuple[str, str], str] = {
     ("place", "left"): "on the left|at the left|to the left side|on the left side|left side|on the left hand side"
     "|слева|слев|в левой части|с левой стороны|на левой стороне|в левом углу|in the left corner",
-    ("place", "right"): "on the right|at the right|to the right side|on the right side|right side|on the right hand side"
+    (
+        "place",
+        "right",
+    ): "on the right|at the right|to the right side|on the right side|right side|on the right hand side"
     "|справа|в правой части|с правой стороны|на правой стороне|в правом углу|in the right corner",
     ("place", "top"): "at the top|on top|near the top|up high|вверху|сверху|наверху|в верхней части|in the upper part",
     ("place", "bottom"): "at the bottom|near the bottom|down low|внизу|снизу|в нижней части|in the lower part",
     ("place", "middle"): "in the middle|in the centre|in the center|в центре|посередине|в середине|по центру",
     ("place", "top left"): "in the top left corner|in the upper left corner|top left|upper left|top left corner"
-    "|в левом верхнем углу|в верхнем левом углу|слева вверху|слева сверху|вверху слева|сверху слева",
+    "|в левом верхнем углу|в верхнем левом углу|слева вверху|слева сверху"
+    "|вверху слева|сверху слева",
     ("place", "top right"): "in the top right corner|in the upper right corner|top right|upper right|top right corner"
     "|в правом верхнем углу|в верхнем правом углу|справа вверху|справа сверху|вверху справа|сверху справа",
     ("place", "bottom left"): "in the bottom left corner|in the lower left corner|bottom left|lower left"
     "|bottom left corner|в левом нижнем углу|в нижнем левом углу|слева внизу|слева снизу|внизу слева|снизу слева",
     ("place", "bottom right"): "in the bottom right corner|in the lower right corner|bottom right|lower right"
-    "|bottom right corner|в правом нижнем углу|в нижнем правом углу|справа внизу|справа снизу|внизу справа|снизу справа",
+    "|bottom right corner|в правом нижнем углу|в нижнем правом углу|справа внизу|справа снизу"
+    "|внизу справа|снизу справа",
     ("size", "small"): "small|little|tiny|маленький|маленькая|маленькое|маленькие|мелко|небольшой",
     ("size", "large"): "big|large|huge|giant|большой|большая|большое|большие|крупно|огромный|огромная",
     ("camera", "zoom in"): "the camera zooms in|camera zooms in|zoom in|zooming in|the camera comes closer"
@@ -138,7 +143,10 @@ def _motions() -> Iterable[tuple[str, str]]:
     for way, words in ways.items():
         alone = [word for word in words.split("|") if word != way and word not in ("upward", "downward")]
         yield f"moves {way}", "|".join([*alone, *(f"{verb} {way}" for verb in (*going, *_PACES))])
-    russian = {"right": "вправо|направо|слева направо|в правую сторону", "left": "влево|налево|справа налево|в левую сторону"}
+    russian = {
+        "right": "вправо|направо|слева направо|в правую сторону",
+        "left": "влево|налево|справа налево|в левую сторону",
+    }
     russian |= {"up": "вверх|кверху|ввысь", "down": "вниз|книзу"}
     for way, words in russian.items():
         yield f"moves {way}", words
@@ -227,7 +235,23 @@ _SILENT = frozenset(
         "штуки",
         "штук",
         "шт",
-        *("one", "1", "один", "одна", "одно", "одни", "these", "those", "плавно", "медленно", "row", "ряд", "some", "there", "another"),
+        *(
+            "one",
+            "1",
+            "один",
+            "одна",
+            "одно",
+            "одни",
+            "these",
+            "those",
+            "плавно",
+            "медленно",
+            "row",
+            "ряд",
+            "some",
+            "there",
+            "another",
+        ),
         "against",
         "over",
         *("my", "your", "his", "her", "its", "our", "their", "photo", "фото", "картинка"),
@@ -235,9 +259,7 @@ _SILENT = frozenset(
     ]
 )
 OWNERS = 8  # concepts that share a synonym, at most
-_GENERAL = frozenset(
-    ["moves", "waves", "walks", "moving", "движется", "движутся", "машет", "идет"]
-)
+_GENERAL = frozenset(["moves", "waves", "walks", "moving", "движется", "движутся", "машет", "идет"])
 """What concepts do by themselves: their own motion answers it, so it is known and changes nothing."""
 _FORMS = ("s", "es", "ed", "d", "ly")
 """Endings of forms that are left to their words."""
@@ -300,10 +322,10 @@ def scene_words(near: Mapping[str, Any] | None = None) -> dict[str, Any]:
         if text := "|".join(word for word in known if word.lower() not in beside or role != "subject"):
             phrases.append([role, meaning, text])
 
-    for number, (english, russian, alone) in enumerate(_TONES, 1):
+    for number, (english, in_russian, alone) in enumerate(_TONES, 1):
         ends = (" skin tone", " skin", "-skinned", " skinned")
         of_skin = [f"{one}{end}" for one in english.split("|") for end in ends]
-        of_skin += [f"{one} {noun}" for one in russian.split("|") for noun in ("тон кожи", "оттенок кожи", "кожа")]
+        of_skin += [f"{one} {noun}" for one in in_russian.split("|") for noun in ("тон кожи", "оттенок кожи", "кожа")]
         add((*of_skin, *alone.split("|"), chr(0x1F3FA + number)), "tone", str(number))
     for number, colour in enumerate(COLOURS):
         add((colour.en, colour.ru, colour.ru_name, "gray" if colour.en == "grey" else colour.en), "colour", str(number))
