@@ -194,9 +194,9 @@ class NounPhrases:
             if self.words[n] in ("on", "на"):
                 return True
             span = self.spans.get(n)
-            if self.words[n] not in _ARTICLES and (span is None or span.role not in ("colour", "size")):
-                if not _ADJECTIVE.fullmatch(self.words[n]):
-                    return False
+            is_adjective = _ADJECTIVE.fullmatch(self.words[n]) or (span is not None and span.role in ("colour", "size"))
+            if self.words[n] not in _ARTICLES and not is_adjective:
+                return False
         return False
 
 

@@ -409,9 +409,12 @@ class SceneReader:
                 article = _article(words, at, stops)
                 if first_is_many:
                     continue
-                if (article and (one.role == "subject" or article != "the" or single in self._verbs)) or (
-                    not article and (single in self._verbs or (one.role, other.role) == ("subject", "synonym"))
-                ):
+                is_doing = single in self._verbs
+                if article:
+                    is_doing = is_doing or one.role == "subject" or article != "the"
+                else:
+                    is_doing = is_doing or (one.role, other.role) == ("subject", "synonym")
+                if is_doing:
                     left_out.add(then)
                 elif one.role == "subject" and not article and one.text.isascii():
                     left_out.add(at)
