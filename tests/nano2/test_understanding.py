@@ -129,7 +129,7 @@ def test_emoji_beyond_the_third_and_unknown_ones_are_named() -> None:
         ("лев дома", ["lion"], ("дома",)),
         ("два дома", ["house", "house"], ()),
         ("a lion sleeping on a sofa", ["lion"], ("sleeping", "sofa")),
-        ("a snail crawls slowly left", ["snail"], ("crawls",)),
+        ("a snail crawls slowly left", ["snail"], ()),
     ],
 )
 def test_what_somebody_does_is_no_second_thing(text: str, shown: list[str], ignored: tuple[str, ...]) -> None:

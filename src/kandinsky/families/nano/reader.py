@@ -16,12 +16,25 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
-from kandinsky.families.nano.scenes import ARRANGEMENTS, MOST_SUBJECTS, PLACES, SIZES, WHITE, Backdrop, Scene, Subject
+from kandinsky.families.nano.joined_emoji import COUPLES, sex_of, stand_ins
+from kandinsky.families.nano.noun_phrases import FACES, NounPhrases, is_clause
+from kandinsky.families.nano.scenes import (
+    ARRANGEMENTS,
+    CORNERS,
+    MOST_SUBJECTS,
+    PLACES,
+    SIZES,
+    WHITE,
+    Backdrop,
+    Scene,
+    Subject,
+)
 from kandinsky.families.nano.spelling import (
     WORD_START,
     forms_of,
     least_likeness,
     likeness,
+    other_stems,
     pauses,
     sound_of,
     stem,
@@ -55,6 +68,11 @@ _TOWARDS = frozenset(
     ]
 )
 """Words that end what a "no" speaks of."""
+_AGAIN = frozenset(["and", "another", "one", "more", "и", "еще", "одна", "один", "одно"])
+"""Words between two names of one thing that make them two of it."""
+_SLOWLY = frozenset(["to", "the", "slowly", "quickly", "fast", "медленно", "быстро", "плавно"])
+_NUMBERS = (("two", "three"), ("две", "три"))
+_EACH = ("one of each", "по одному")
 _OR = frozenset(["or", "nor", "или", "ни", "либо"])
 
 
@@ -80,6 +98,7 @@ class Understood:
         ignored: Words that change nothing, because they are unknown or cannot be shown.
         left_open: Roles of ``scene_words.ROLES`` that the prompt does not speak of; the scene holds defaults there.
         negated: Names of what should not be there.
+        instead: Words of which something else is shown, as near as can be, in order, and what it is.
     """
 
     scene: Scene | None
@@ -87,6 +106,7 @@ class Understood:
     ignored: tuple[str, ...]
     left_open: tuple[str, ...] = field(default=())
     negated: tuple[str, ...] = field(default=())
+    instead: tuple[tuple[str, str], ...] = field(default=())
 
 
 Lexicon = dict[tuple[str, ...], tuple[str, str]]
@@ -101,7 +121,9 @@ class SceneReader:
             no answer, and `general`, what concepts do by themselves. Where it has them: `emoji`, the characters of each
             concept; `toned`, concepts whose skin can have tones; `verbs`, names that are also what somebody does;
             `near`, pairs of concepts and of words that are near them, parted by bars; `alike`, the concepts nearest to
-            each; `real`, words that are near nothing but are spelt like one that is.
+            each; `real`, words that are near nothing but are spelt like one that is; `abstract`, those that name
+            nothing; `describing`, synonyms that describe; `scenery`, what a thing stands before or on; `going`, forms
+            of verbs that a direction completes; `function`, words of grammar, which are no forms of names.
     """
 
     def __init__(self, table: Mapping[str, Any]) -> None:
@@ -113,7 +135,11 @@ class SceneReader:
         self._stems: Lexicon = {}
         self._motions: dict[tuple[str, ...], str] = {}
         self._verbs = frozenset(table.get("verbs", "").split())
-        self._real = frozenset(table.get("real", "").split())
+        self._real = frozenset(table.get("real", "").split()) | frozenset(table.get("abstract", "").split())
+        self._describing = frozenset(table.get("describing", "").split())
+        self._scenery = frozenset(map(stem, table.get("scenery", "").split()))
+        self._going = frozenset(table.get("going", "").split())
+        self._function = frozenset(table.get("function", "").split())
         self._near: dict[str, list[int]] = {}
         for concepts, words in table.get("near", ()):
             for word in words.split("|"):
@@ -121,6 +147,7 @@ class SceneReader:
         for word, numbers in list(self._near.items()):
             self._near.setdefault(stem(word), numbers)
         self._alike = [[int(number) for number in numbers.split()] for numbers in table.get("alike", ())]
+        self._emoji: list[str] = [characters.split()[0] for characters in table.get("emoji", ())]
         for number, characters in enumerate(table.get("emoji", ())):
             for one in characters.split():
                 self._exact[tuple(words_of(one))] = ("subject", str(number))
@@ -148,6 +175,12 @@ class SceneReader:
     def _meaning(self, words: tuple[str, ...]) -> tuple[str, str] | None:
         """Role and meaning of a phrase, as it is or in another form; of Russian words a name before a synonym."""
         exact, other = self._exact.get(words), self._stems.get(tuple(stem(word) for word in words))
+        if len(words) == 1 and words[0] in self._function:  # «как» is no form of «каяк»
+            return exact
+        if words and not words[-1].isascii() and not exact:
+            before = tuple(stem(word) for word in words[:-1])
+            stems = (words[-1], stem(words[-1]), *other_stems(words[-1]))  # «черепах» is no form of «череп»
+            other = next((self._stems[(*before, one)] for one in stems if (*before, one) in self._stems), None)
         is_name = exact and other and (exact[0], other[0]) == ("synonym", "subject") and not words[0].isascii()
         return other if is_name else exact or other
 
@@ -173,9 +206,51 @@ class SceneReader:
                     at += length
                     break
             else:
+                if words[at].isdecimal() and int(words[at][:4]) > MOST_SUBJECTS:
+                    spans.append((Span(words[at], "count", words[at][:4]), at))
+                    at += 1
+                    continue
+                if stood_for := [] if WORD_START.match(words[at]) else self._stand_ins(words[at]):
+                    spans += [(Span(words[at], "subject", number), at) for number in stood_for]
+                    at += 1
+                    continue
                 others.append((words[at], at))
                 at += 1
         return spans, others
+
+    def _stand_ins(self, emoji: str) -> list[str]:
+        """Concepts that stand for an emoji that is none; none where nothing of it is known."""
+        for parts in stand_ins(emoji):
+            found = [self._exact[(part,)] for part in parts if (part,) in self._exact]
+            if numbers := [number for role, number in found if role == "subject"]:
+                return numbers
+        return []
+
+    def _instead(self, spans: Sequence[tuple[Span, int]], scene: Scene, language: int) -> list[tuple[str, str, int]]:
+        """Words of which something else is shown, what it is, and their places."""
+        found: list[tuple[str, str, int]] = []
+        numbers = [subject.concept for subject in scene.subjects]
+        alike = len(set(numbers)) == 1
+        for at, group in itertools.groupby(spans, key=lambda one: one[1]):
+            same = [span for span, _ in group]
+            span = same[0]
+            if span.role == "count" and (not alike or int(span.meaning) > len(numbers)) and int(span.meaning) > 1:
+                shown = _NUMBERS[language][len(numbers) - 2] if alike and len(numbers) > 1 else _EACH[language]
+                found.append((span.text, shown, at))
+            if span.role != "subject" or WORD_START.match(span.text) or not self._is_stand_in(span):
+                continue
+            shown = ", ".join(self.names[int(one.meaning)][language] for one in same if int(one.meaning) in numbers)
+            found.append((span.text, shown, at))
+        return found
+
+    def _is_stand_in(self, span: Span) -> bool:
+        """Whether another thing is shown for an emoji than it is; a person of no sex is none."""
+        shown = self._emoji[int(span.meaning)]
+        if (span.text,) in self._exact or shown in COUPLES:
+            return False
+        asked, own = sex_of(span.text), sex_of(shown)
+        bare = [re.sub("\u200d?[♀♂]|[👩👨🧑]", "", one) for one in (span.text, shown)]
+        return bare[0] != bare[1] or bool(asked and own and asked != own)
 
     def read(self, text: str) -> Understood:
         """Understand a prompt.
@@ -187,15 +262,19 @@ class SceneReader:
         so it is with all that the scene has no room for.
         """
         spans, others = self.find_spans(text)
-        ignored = [(word, at) for word, at in others if word not in self.silent and word not in self.general]
         words, stops = words_of(text), pauses(text)
+        language = int(bool(re.search("[а-яё]", text.lower())))
+        spans = self._without_goings(spans, words)
+        ignored = [(word, at) for word, at in others if word not in self.silent and word not in self.general]
         absent = _negated(words, spans, stops, self.silent)
         ignored += [(span.text, at) for span, at in spans if at in absent]
         negated = tuple(s.text for s, at in spans if at in absent and s.role in ("subject", "synonym"))
-        spans, repeated = _counted([(span, at) for span, at in spans if at not in absent], words)
+        spans = [(span, at) for span, at in spans if at not in absent]
         kept, doings = self._without_doings(words, spans, stops)
-        ignored += repeated + doings
         named = any(span.role in ("subject", "anything") for span, _ in kept)
+        kept, unmeant = self._without_strangers(kept, words, stops, named=named)
+        kept, repeated = _counted(kept, words)
+        ignored += doings + unmeant + repeated
         if named:  # beside a name, "crying" or "happy" is no second subject, and "jump" what "jumps" is
             begins = min(at for span, at in kept if span.role in ("subject", "anything"))
             kept = [(self._as_motion(span) if at > begins else span, at) for span, at in kept]
@@ -217,10 +296,12 @@ class SceneReader:
         colours = [(span, at) for span, at in colours if at not in dyes]
         if len(colours) > 1:  # "red on the left, blue on the right" speaks of the background
             ends = {at + len(span.text.split()) for span, at in colours}
-            parts = {"left": "halves", "right": "halves", "top": "sky", "bottom": "sky"}
+            parts = {"top": "sky", "bottom": "sky"}
+            if all(span.meaning != "gradient" for span, _ in kept if span.role == "backdrop"):
+                parts |= {"left": "halves", "right": "halves"}
             kept = [
-                (replace(span, role="backdrop", meaning=parts.get(span.meaning, "plain")), at)
-                if span.role == "place" and at in ends
+                (replace(span, role="backdrop", meaning=parts[span.meaning]), at)
+                if span.role == "place" and at in ends and span.meaning in parts
                 else (span, at)
                 for span, at in kept
             ]
@@ -237,16 +318,63 @@ class SceneReader:
         kept = [(span, at) for span, at in kept if at not in unused]
         scene, left_open = _scene(numbers[:2], [span for span, _ in kept], [int(span.meaning) for span, _ in colours])
         scene = replace(scene, subjects=tuple(replace(s, tone=tones.get(s.concept, 0)) for s in scene.subjects))
-        ignored += [(span.text, at) for span, at in kept if not _is_shown(span, scene)]
+        instead = sorted(self._instead(kept, scene, language), key=lambda item: item[2])
+        told = {at for _, _, at in instead}
+        shown = [(span, at) for span, at in kept if _is_shown(span, scene, is_coloured=bool(colours))]
+        ignored += [(span.text, at) for span, at in kept if (span, at) not in shown and at not in told]
+        ends = {at + len(span.text.split()) for span, at in kept if span.role == "subject"}
+        ignored = [(word, at) for word, at in ignored if at not in told and not (word in FACES and at in ends)]
+        if scene.motion is not None and scene.motion.startswith("moves "):
+            ignored = [(word, at) for word, at in ignored if word not in self._going]
         rest = tuple(word for word, _ in sorted(ignored, key=lambda item: item[1]))
-        shown = tuple(span for span, _ in kept if _is_shown(span, scene))
-        return Understood(scene, shown, rest, left_open, negated)
+        others_shown = tuple((word, what) for word, what, _ in instead)
+        return Understood(scene, tuple(span for span, _ in shown), rest, left_open, negated, others_shown)
+
+    def _without_goings(self, spans: list[tuple[Span, int]], words: Sequence[str]) -> list[tuple[Span, int]]:
+        """Spans without the verbs that a direction beside them completes: "flies to the right" speaks of no fly."""
+        left_out: set[int] = set()
+        for span, at in spans:
+            if span.role != "motion" or not span.meaning.startswith("moves "):
+                continue
+            before, after = at - 1, at + len(span.text.split())
+            while before > 0 and (words[before] in _SLOWLY or words[before].endswith("ly")):
+                before -= 1
+            left_out |= {n for n in (before, after) if 0 <= n < len(words) and words[n] in self._going}
+        return [(span, at) for span, at in spans if at not in left_out or span.role not in ("subject", "synonym")]
+
+    def _without_strangers(
+        self, spans: list[tuple[Span, int]], words: Sequence[str], stops: frozenset[int], *, named: bool
+    ) -> tuple[list[tuple[Span, int]], list[tuple[str, int]]]:
+        """Spans without those of things that are not shown: "a dog in a blue hat" speaks of no blue background.
+
+        Returns:
+            The other spans, and the words of these. What a thing stands on is the ground.
+        """
+
+        def phrases(found: Sequence[tuple[Span, int]]) -> NounPhrases:
+            begins = {at: span for span, at in found}
+            sets = (self.silent | self.general, self._scenery, self._describing)
+            return NounPhrases(words, stops, begins, named, *sets)
+
+        behind, ground = phrases(spans).behind()
+        kept = [
+            (replace(span, role="backdrop", meaning="ground") if at in ground else span, at)
+            for span, at in spans
+            if at not in behind
+        ]
+        strange = phrases(kept).of_strangers() | phrases(kept).motions_of_others()
+        if not named:
+            strange |= phrases(kept).doings_of_strangers()
+        others = [(span.text, at) for span, at in spans if at in behind | strange and span.text not in self.general]
+        return [(span, at) for span, at in kept if at not in strange], others
 
     def _before_strangers(
         self, spans: Sequence[tuple[Span, int]], others: Sequence[tuple[str, int]], stops: frozenset[int]
     ) -> set[int]:
         """Places of the synonyms that describe a thing which is none of the concepts: they stand right before it."""
-        strangers = {at for word, at in others if any(form in self._near for form in forms_of(word))}
+        strangers = {
+            at for word, at in others if word not in FACES and any(form in self._near for form in forms_of(word))
+        }
         ends = {at: at + len(span.text.split()) for span, at in spans if span.role == "synonym"}
         return {at for at, end in ends.items() if end in strangers and end - 1 not in stops}
 
@@ -268,6 +396,8 @@ class SceneReader:
         """
         left_out: set[int] = set()
         for (one, at), (other, then) in itertools.pairwise(spans):
+            if is_clause(one, other) and then == at + len(one.text.split()) and then - 1 not in stops:
+                left_out.add(then)  # «кот зевает»
             if one.role not in ("subject", "synonym") or at in left_out or not _is_name(other):
                 continue
             between = words[at + len(one.text.split()) : then]
@@ -277,13 +407,16 @@ class SceneReader:
             single = self._single(other.text)
             if other.text != single:
                 article = _article(words, at, stops)
-                if (
-                    article
-                    and not first_is_many
-                    and (one.role == "subject" or article != "the" or single in self._verbs)
-                ):
+                if first_is_many:
+                    continue
+                is_doing = single in self._verbs
+                if article:
+                    is_doing = is_doing or one.role == "subject" or article != "the"
+                else:
+                    is_doing = is_doing or (one.role, other.role) == ("subject", "synonym")
+                if is_doing:
                     left_out.add(then)
-                elif one.role == "subject" and not article and not first_is_many and one.text.isascii():
+                elif one.role == "subject" and not article and one.text.isascii():
                     left_out.add(at)
             elif single in self._verbs and (first_is_many or _is_joined(words, at)):
                 left_out.add(then)
@@ -294,6 +427,8 @@ class SceneReader:
                 single = self._single(span.text)
                 if single in self._verbs and words[at - 1] != "and":
                     left_out.add(at)
+            if at and span.text in ("he", "she", "он", "она") and spans[0][0].role == "subject":
+                left_out.add(at)  # "a cat, she jumps"
             # «кот дома» is at home, «два дома» are houses
             if at and span.text == "дома" and not any(one.role == "count" and then == at - 1 for one, then in spans):
                 left_out.add(at)
@@ -471,18 +606,34 @@ def _negated(
 def _counted(
     spans: list[tuple[Span, int]], words: Sequence[str]
 ) -> tuple[list[tuple[Span, int]], list[tuple[str, int]]]:
-    """Spans in which an emoji that stands two or three times in a row is counted; and those beyond the third."""
-    kept: list[tuple[Span, int]] = []
-    beyond: list[tuple[str, int]] = []
-    for _, group in itertools.groupby(spans, key=lambda one: (one[0].meaning, bool(WORD_START.match(one[0].text)))):
-        same = list(group)
-        (span, at), many = same[0], len(same)
-        if many < 2 or span.role != "subject" or WORD_START.match(span.text) or same[-1][1] - at != many - 1:
-            kept += same
+    """Spans in which a thing that is named several times in a row is counted; and the names beyond the third."""
+    runs: list[list[tuple[Span, int]]] = []
+    joints: list[tuple[Span, int]] = []
+    end, joined = 0, set[int]()
+    for span, at in spans:
+        last = runs[-1][-1][0] if runs else None
+        is_same = last is not None and (last.role, last.meaning) == (span.role, span.meaning) == (
+            "subject",
+            span.meaning,
+        )
+        between = [words[n] for n in range(end, at) if n not in joined]
+        if is_same and all(word in _AGAIN or word in _DETERMINERS for word in between):
+            runs[-1].append((span, at))
+        elif span.role in ("and", "size", "colour"):
+            joints.append((span, at))
+            joined |= set(range(at, at + len(span.text.split())))
             continue
-        kept += [(span, at), (Span(span.text, "count", str(min(many, MOST_SUBJECTS))), at)]
+        else:
+            runs.append([(span, at)])
+        end = at + len(span.text.split())
+    kept: list[tuple[Span, int]] = list(joints)
+    beyond: list[tuple[str, int]] = []
+    for same in runs:
+        kept.append(same[0])
+        if len(same) > 1:
+            kept.append((Span(same[1][0].text, "count", str(min(len(same), MOST_SUBJECTS))), same[1][1]))
         beyond += [(one.text, place) for one, place in same[MOST_SUBJECTS:]]
-    return kept, beyond
+    return sorted(kept, key=lambda one: one[1]), beyond
 
 
 def _settled(spans: list[tuple[Span, int]]) -> tuple[list[tuple[Span, int]], list[tuple[str, int]]]:
@@ -510,8 +661,8 @@ def _settled(spans: list[tuple[Span, int]]) -> tuple[list[tuple[Span, int]], lis
     return kept, others
 
 
-def _is_shown(span: Span, scene: Scene) -> bool:
-    """Whether what was understood is part of a scene."""
+def _is_shown(span: Span, scene: Scene, *, is_coloured: bool) -> bool:
+    """Whether what was understood is part of a scene, whose background has a colour that was said or not."""
     subjects = [subject.concept for subject in scene.subjects]
     same = len(set(subjects)) == 1
     match span.role:
@@ -527,8 +678,14 @@ def _is_shown(span: Span, scene: Scene) -> bool:
             return not same or scene.backdrop == "ground"
         case "colour":
             return int(span.meaning) in scene.colours
+        case "backdrop" if span.meaning in ("gradient", "halves"):
+            return scene.backdrop == span.meaning
+        case "backdrop":
+            return is_coloured
         case "anything":
             return subjects == [None] * len(subjects)
+        case "place" if scene.arrangement == "one" and span.meaning in CORNERS:
+            return (scene.subjects[0].x, scene.subjects[0].y) == CORNERS[span.meaning][:2]
         case "place" if scene.arrangement == "one":
             return span.meaning == scene.place
         case "place":
@@ -553,15 +710,16 @@ def _scene(numbers: list[int | None], spans: list[Span], colours: list[int]) -> 
     pair = (colours[0] if colours else WHITE, colours[1] if len(colours) > 1 else None)
     motion, camera = first("motion"), first("camera")
     left_open = [] if colours else ["backdrop", "colour", "second colour"]
-    count = int(first("count") or 1)
+    count = min(int(first("count") or 1), MOST_SUBJECTS)
     if len(numbers) == 1 and count == 1:
         place, size = first("place"), first("size")
-        x, y, side = PLACES[place or "middle"]
+        x, y, side = (PLACES | CORNERS)[place or "middle"]
         if size is not None:
             side = SIZES[size] if place in (None, "middle") else side * (0.75 if size == "small" else 1.2)
         left_open += [role for role, said in (("place", place), ("size", size)) if said is None]
         subject = Subject(numbers[0], x, y, side)
-        return Scene((subject,), backdrop, pair, "one", place or "middle", size, motion, camera), tuple(left_open)
+        word = None if place in CORNERS else place or "middle"
+        return Scene((subject,), backdrop, pair, "one", word, size, motion, camera), tuple(left_open)
     if len(numbers) == 1:
         arrangement = "side by side" if count == 2 else "three in a row"
         order = numbers * count

@@ -82,6 +82,8 @@ class NanoSceneEncoder:
     def unused(self, prompt: str, *, beside_image: bool = False) -> tuple[str, ...]:
         """Words of a prompt that have no influence on what is shown, as they are spelt there, each once.
 
+        Words of which something else is shown, as near as can be, are told with it: "five (shown: three)".
+
         Beside an image, that shows the subject from the first frame on and stands before its own background, those are
         words for a background too, and "fades in".
         """
@@ -92,8 +94,11 @@ class NanoSceneEncoder:
             found = _placed(words, [word for word in words if word not in self.reader.silent])
         elif beside_image:
             found |= _placed(words, [span.text for span in understood.spans if _is_of_image(span)])
-        ordered = sorted(found.items())
-        return tuple(dict.fromkeys(" ".join(spelling[at : at + length]) for at, length in ordered))
+        told = {at: " ".join(spelling[at : at + length]) for at, length in found.items()}
+        places = _placed(words, [word for word, _ in understood.instead])
+        for (at, length), (_, shown) in zip(sorted(places.items()), understood.instead, strict=False):
+            told[at] = f"{' '.join(spelling[at : at + length])} (shown: {shown})"
+        return tuple(dict.fromkeys(told[at] for at in sorted(told)))
 
     def _read(self, prompt: str, *, beside_image: bool) -> Understood:
         """What a prompt says; beside an image, a motion alone ("jumps") is that of what the image shows."""

@@ -49,6 +49,12 @@ PLACES: dict[str, tuple[float, float, float]] = {
     "top": (0.5, 0.3, 0.58),
     "bottom": (0.5, 0.7, 0.58),
 }
+CORNERS: dict[str, tuple[float, float, float]] = {
+    f"{row} {column}": (PLACES[column][0], PLACES[row][1], PLACES[row][2])
+    for row in ("top", "bottom")
+    for column in ("left", "right")
+}
+"""The same of places that have no word of their own in the memory: a scene's place is None there."""
 SIZES: dict[str, float] = {"small": 0.45, "large": 1.05}
 MOTIONS = ("moves right", "moves left", "moves up", "moves down", "jumps", "spins", "grows", "shrinks", "fades in")
 CAMERAS = ("zoom in", "zoom out", "pan left", "pan right")

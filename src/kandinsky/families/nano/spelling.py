@@ -19,6 +19,8 @@ _WORD = re.compile(
 WORD_START = re.compile(r"\w")
 _SHADES = re.compile("[\ufe0e\ufe0f\U0001f3fb-\U0001f3ff]")
 """How an emoji is drawn, and which tone its skin has."""
+_REFLEXIVE = re.compile(r"([а-я-]+(?:[уюая]щ|вш))(?:[а-я]{2,3})ся")
+"""A Russian participle that ends in «ся», and what stands before its own ending: «вращающаяся»."""
 _PAUSE = re.compile(r"[,;:.!?()/|\n—–]|\s-+\s")
 # the longer before the shorter
 _RU_ENDINGS = (
@@ -36,6 +38,8 @@ def plain(text: str) -> str:
 def stem(word: str) -> str:
     """A word without its ending, so that the forms of one word meet; English plurals and Russian cases."""
     if re.fullmatch(r"[а-я-]+", word):
+        if participle := _REFLEXIVE.fullmatch(word):
+            return participle[1] + "ся"
         for ending in _RU_ENDINGS:
             if word.endswith(ending) and len(word) - len(ending) >= 3:
                 return word[: -len(ending)]
@@ -49,6 +53,16 @@ def without_vowel(word: str) -> str:
     """The stem of a Russian word's other cases where a vowel comes and goes («цветок», «цветка»), or its own."""
     found = re.fullmatch("([а-я]{2,})[еоя]([клрнц])ь?", word)
     return found[1] + found[2] if found else stem(word)
+
+
+def other_stems(word: str) -> list[str]:
+    """Stems of which a Russian word may be a form that no ending tells: «кошек», «мышью», «волчата»."""
+    found = [without_vowel(word)]
+    if re.fullmatch("[а-я]{3,}ью", word):
+        found.append(word[:-2])
+    if young := re.fullmatch("([а-я]{2,})[ая]т(?:а|ам|ами|ах)?", word):
+        found += [f"{young[1]}енок", f"{young[1]}онок"]
+    return found
 
 
 def words_of(text: str) -> list[str]:

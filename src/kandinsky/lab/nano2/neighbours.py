@@ -221,15 +221,28 @@ def russian() -> dict[str, str]:
     return {word.replace("_", " "): english.replace("_", " ") for word, english in pairs}
 
 
+def listed(name: str) -> frozenset[str]:
+    """One of the lists of words in `near_words.json`.
+
+    Args:
+        name: `unlike`: tags of emoji whose first meaning is another thing than the emoji shows, or what stands beside
+            it; `abstract`: tags that name nothing that can be seen; `describing`: synonyms that describe; `scenery`:
+            what a thing stands before or on; `going`: forms of verbs that a direction completes;
+            `function`: words of grammar.
+    """
+    return frozenset(word.replace("_", " ") for word in " ".join(_table()[name]).split())
+
+
 def unlike() -> frozenset[str]:
-    """Tags of emoji that say what stands beside the thing, and would be shown as another one."""
-    return frozenset(" ".join(_table()["unlike"]).split())
+    """Tags that show nothing: a person who writes them means something else."""
+    return listed("unlike") | listed("abstract")
 
 
 def meant_first() -> dict[str, int]:
     """Of tags that several concepts share, the concept that is meant first."""
     numbers = {entry.en: number for number, entry in enumerate(catalogue())}
-    return {word: numbers[name] for name, words in _table()["first"].items() for word in words.split()}
+    pairs = ((word, numbers[name]) for name, words in _table()["first"].items() for word in words.split())
+    return {word.replace("_", " "): number for word, number in pairs}
 
 
 @cache

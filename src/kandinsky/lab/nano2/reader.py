@@ -25,40 +25,32 @@ from kandinsky.lab.nano.captions import COLOURS
 from kandinsky.lab.nano.concepts import LANGUAGES, Concept, core, plain
 from kandinsky.lab.nano2.catalogue import catalogue, toned
 from kandinsky.lab.nano2.describe import genitives, plural
-from kandinsky.lab.nano2.neighbours import meant_first, neighbours, unlike
+from kandinsky.lab.nano2.neighbours import NEAREST, by_hand, listed, meant_first, neighbours, russian, unlike
 
 # by role and meaning: stems, or phrases of stems
 _PHRASES: dict[tuple[str, str], str] = {
-    ("place", "left"): "on the left|at the left|on the left side|left side|слева|слев|в левой части|с левой стороны",
-    ("place", "right"): "on the right|at the right|on the right side|right side|справа|в правой части|с правой стороны",
-    ("place", "top"): "at the top|on top|near the top|up high|вверху|сверху|наверху|в верхней части",
-    ("place", "bottom"): "at the bottom|near the bottom|down low|внизу|снизу|в нижней части",
-    ("place", "middle"): "in the middle|in the centre|in the center|в центре|посередине|в середине",
+    ("place", "left"): "on the left|at the left|to the left side|on the left side|left side|on the left hand side"
+    "|слева|слев|в левой части|с левой стороны|на левой стороне|в левом углу|in the left corner",
+    (
+        "place",
+        "right",
+    ): "on the right|at the right|to the right side|on the right side|right side|on the right hand side"
+    "|справа|в правой части|с правой стороны|на правой стороне|в правом углу|in the right corner",
+    ("place", "top"): "at the top|on top|near the top|up high|вверху|сверху|наверху|в верхней части|in the upper part",
+    ("place", "bottom"): "at the bottom|near the bottom|down low|внизу|снизу|в нижней части|in the lower part",
+    ("place", "middle"): "in the middle|in the centre|in the center|в центре|посередине|в середине|по центру",
+    ("place", "top left"): "in the top left corner|in the upper left corner|top left|upper left|top left corner"
+    "|в левом верхнем углу|в верхнем левом углу|слева вверху|слева сверху"
+    "|вверху слева|сверху слева",
+    ("place", "top right"): "in the top right corner|in the upper right corner|top right|upper right|top right corner"
+    "|в правом верхнем углу|в верхнем правом углу|справа вверху|справа сверху|вверху справа|сверху справа",
+    ("place", "bottom left"): "in the bottom left corner|in the lower left corner|bottom left|lower left"
+    "|bottom left corner|в левом нижнем углу|в нижнем левом углу|слева внизу|слева снизу|внизу слева|снизу слева",
+    ("place", "bottom right"): "in the bottom right corner|in the lower right corner|bottom right|lower right"
+    "|bottom right corner|в правом нижнем углу|в нижнем правом углу|справа внизу|справа снизу"
+    "|внизу справа|снизу справа",
     ("size", "small"): "small|little|tiny|маленький|маленькая|маленькое|маленькие|мелко|небольшой",
     ("size", "large"): "big|large|huge|giant|большой|большая|большое|большие|крупно|огромный|огромная",
-    ("motion", "moves right"): "moves right|moves to the right|goes right|goes to the right|moving right"
-    "|slides to the right|to the right|движется вправо|едет направо|вправо|направо|перемещается вправо"
-    "|движутся вправо|едут направо|перемещаются вправо",
-    ("motion", "moves left"): "moves left|moves to the left|goes left|goes to the left|moving left"
-    "|slides to the left|to the left|движется влево|едет налево|влево|налево|перемещается влево"
-    "|движутся влево|едут налево|перемещаются влево",
-    (
-        "motion",
-        "moves up",
-    ): "moves up|rises|goes up|flies up|rising|движется вверх|летит вверх|вверх|взлетает|поднимается"
-    "|движутся вверх|летят вверх|взлетают|поднимаются",
-    ("motion", "moves down"): "moves down|sinks|goes down|falls|falling down|движется вниз|вниз|опускается|падает"
-    "|движутся вниз|опускаются|падают",
-    ("motion", "jumps"): "jumps|bounces|hops|jumping|bouncing|jumping up and down|прыгает|подпрыгивает|скачет|прыгают"
-    "|подпрыгивают|скачут",
-    ("motion", "spins"): "spins|turns around|rotates|spinning|rotating|вращается|крутится|поворачивается|кружится"
-    "|вращаются|крутятся|поворачиваются|кружатся",
-    ("motion", "grows"): "grows|gets bigger|becomes larger|growing|растет|увеличивается|становится больше"
-    "|растут|увеличиваются|становятся больше",
-    ("motion", "shrinks"): "shrinks|gets smaller|becomes smaller|shrinking|уменьшается|становится меньше|сжимается"
-    "|уменьшаются|становятся меньше|сжимаются",
-    ("motion", "fades in"): "fades in|appears|appearing|fade in|slowly appears|появляется|плавно появляется|проявляется"
-    "|появляются|плавно появляются|проявляются",
     ("camera", "zoom in"): "the camera zooms in|camera zooms in|zoom in|zooming in|the camera comes closer"
     "|камера приближается|наезд камеры",
     ("camera", "zoom out"): "the camera zooms out|camera zooms out|zoom out|zooming out|the camera moves back"
@@ -67,8 +59,14 @@ _PHRASES: dict[tuple[str, str], str] = {
     "|камера движется влево|панорама влево",
     ("camera", "pan right"): "the camera pans right|camera pans right|pan right|the camera turns right"
     "|камера движется вправо|панорама вправо",
-    ("count", "2"): "two|2|a pair of|pair of|два|две|пара",
-    ("count", "3"): "three|3|три|трое",
+    ("count", "2"): "two|2|a pair of|pair of|a couple of|couple of|два|две|двое|пара|пару|обе|оба",
+    ("count", "3"): "three|3|a few|several|a trio of|три|трое|тройка|несколько",
+    ("count", "4"): "four|five|six|seven|eight|nine|ten|eleven|twelve|twenty|thirty|fifty|hundred|a hundred|hundreds of"
+    "|a thousand|thousand|thousands of|million|millions of|a dozen|dozen|dozens of|many|lots of|a lot of|plenty of"
+    "|a bunch of|bunch of|a group of|group of|a crowd of|crowd of|a herd of|herd of|a flock of|flock of|a pack of"
+    "|a swarm of|swarm of|countless|numerous|четыре|четверо|пять|пятеро|шесть|шестеро|семь|семеро|восемь|девять|десять"
+    "|одиннадцать|двенадцать|двадцать|тридцать|сорок|пятьдесят|сто|сотня|сотни|тысяча|тысячи|миллион|много|множество"
+    "|куча|толпа|стая|стадо|стайка|группа|десяток|десятки|дюжина",
     ("relation", "left"): "left of|to the left of|слева от|левее",
     ("relation", "right"): "right of|to the right of|справа от|правее",
     ("relation", "above"): "above|over|on top of|над|выше",
@@ -79,10 +77,103 @@ _PHRASES: dict[tuple[str, str], str] = {
     "|except|except for|instead of|rather than|minus|neither|не|без|безо|нет|нету|кроме|вместо|ни|никаких|никакого",
     ("backdrop", "ground"): "ground|floor|пол",
     ("backdrop", "sky"): "sky|небо",
-    ("backdrop", "plain"): "background|backdrop|фон",
+    ("backdrop", "plain"): "background|backdrop|in the background|фон|на заднем плане|на заднем фоне|задний план",
     ("backdrop", "gradient"): "gradient|fading from|градиент|фон переходит",
     ("backdrop", "halves"): "half|пополам",
 }
+# what somebody does, by motion: English verbs, with what follows them behind a space, and Russian ones by the ending of
+# their infinitive
+_VERBS_EN: dict[str, str] = {
+    "moves up": "rise|take off|lift off|ascend|rise up|fly up|soar up",
+    "moves down": "sink|fall|fall down|drop down|descend|sink down|come down",
+    "jumps": "jump|bounce|hop|leap|jump up and down|bounce up and down|jump up|hop up and down",
+    "spins": "spin|rotate|turn around|spin around|twirl|whirl|revolve|turn round|spin in circles|rotate around",
+    "grows": "grow|get bigger|become bigger|become larger|get larger|grow bigger|grow larger|increase in size",
+    "shrinks": "shrink|get smaller|become smaller|grow smaller",
+    "fades in": "fade in|appear|emerge|materialize",
+}
+_VERBS_RU: dict[str, str] = {
+    "moves up": "взлетать подниматься",
+    "moves down": "падать опускаться спускаться снижаться",
+    "jumps": "прыгать подпрыгивать подскакивать отскакивать",
+    "spins": "вращаться крутиться кружиться поворачиваться вертеться",
+    "grows": "увеличиваться",
+    "shrinks": "уменьшаться сжиматься",
+    "fades in": "появляться проявляться возникать",
+}
+_FORMS_RU: dict[str, str] = {
+    "ать": "ать ает ают ал ала ало али ающий ая",
+    "яться": "яться яется яются ялся ялась ялось ялись яющийся яясь",
+    "аться": "аться ается аются ался алась алось ались ающийся аясь",
+    "иться": "иться ится ятся атся ился илась илось ились ащийся ящийся ась ясь",
+    "еться": "еться ится ятся елся елась елось елись ящийся ясь",
+}
+"""Endings of a verb's forms by that of its infinitive, participles in the masculine."""
+_IRREGULAR = {
+    "rise": "rises rising rose risen",
+    "take": "takes taking took",
+    "ascend": "ascends ascending ascended",
+    "sink": "sinks sinking sank",
+    "fall": "falls falling fell",
+    "come": "comes coming came",
+    "spin": "spins spinning spun",
+    "become": "becomes becoming became",
+    "get": "gets getting got",
+    "grow": "grows growing grew",
+    "shrink": "shrinks shrinking shrank",
+    "leap": "leaps leaping leapt",
+    "hop": "hops hopping hopped",
+    "drop": "drops dropping dropped",
+    "fly": "flies flying flew",
+}
+
+
+_PACES = ("slowly", "quickly", "fast")
+
+
+def _motions() -> Iterable[tuple[str, str]]:
+    """Motions, and phrases for each in all forms of their verbs."""
+    ways = {
+        "right": "right|to the right|towards the right|rightward|rightwards",
+        "left": "left|to the left|towards the left|leftward|leftwards",
+        "up": "up|upward|upwards",
+        "down": "down|downward|downwards",
+    }
+    going = [word for word in sorted(listed("going")) if word.isascii()]
+    for way, words in ways.items():
+        alone = [word for word in words.split("|") if word != way and word not in ("upward", "downward")]
+        yield f"moves {way}", "|".join([*alone, *(f"{verb} {way}" for verb in (*going, *_PACES))])
+    russian = {
+        "right": "вправо|направо|слева направо|в правую сторону",
+        "left": "влево|налево|справа налево|в левую сторону",
+    }
+    russian |= {"up": "вверх|кверху|ввысь", "down": "вниз|книзу"}
+    for way, words in russian.items():
+        yield f"moves {way}", words
+    yield "moves right", "from left to right|left to right"
+    yield "moves left", "from right to left|right to left"
+    for motion, phrases in _VERBS_EN.items():
+        forms = []
+        for phrase in phrases.split("|"):
+            verb, *rest = phrase.split(" ", 1)
+            root = verb.removesuffix("e")
+            several = _IRREGULAR.get(verb, f"{verb}s {root}ing {root}ed").split()
+            forms += [" ".join([form, *rest]) for form in (verb, *several)]
+        yield motion, "|".join(forms)
+    for motion, verbs in _VERBS_RU.items():
+        forms = []
+        for verb in verbs.split():
+            ending = next(one for one in ("яться", "аться", "иться", "еться", "ать") if verb.endswith(one))
+            forms += [verb.removesuffix(ending) + one for one in _FORMS_RU[ending].split()]
+        yield motion, "|".join(forms)
+    yield "jumps", "скачет|скачут|скакать|скачущий|прыгнул|прыгнет|в прыжке|прыжок"
+    yield "grows", "растет|растут|расти|растущий|рос|росла|становится больше|становятся больше"
+    yield "shrinks", "становится меньше|становятся меньше"
+    yield "fades in", "slowly appears|возникнет|появится|появился|появилась|появилось"
+    yield "moves up", "взлетел|взлетела|взлет|восходит"
+    yield "moves down", "упал|упала|упадет"
+
+
 # tones of skin, lightest first: adjectives in English, in Russian, and Russian words that need no noun. Unicode names
 # them differently in each language: «светлый тон кожи» is "medium-light skin tone"
 _TONES: tuple[tuple[str, str, str], ...] = (
@@ -92,9 +183,6 @@ _TONES: tuple[tuple[str, str, str], ...] = (
     ("medium-dark|medium dark|brown", "темный|средне-темный", "темнокожий"),
     ("dark|black", "очень темный|черный", "чернокожий"),
 )
-_GOING = ("flies", "runs", "walks", "swims", "drives", "rolls", "crawls", "slowly", "quickly", "fast")
-for _way in ("right", "left", "up", "down"):  # "a snail crawls slowly left"
-    _PHRASES["motion", f"moves {_way}"] += "".join(f"|{word} {_way}" for word in _GOING)
 _SILENT = frozenset(
     [
         "a",
@@ -147,6 +235,23 @@ _SILENT = frozenset(
         "штуки",
         "штук",
         "шт",
+        *(
+            "one",
+            "1",
+            "один",
+            "одна",
+            "одно",
+            "одни",
+            "these",
+            "those",
+            "плавно",
+            "медленно",
+            "row",
+            "ряд",
+            "some",
+            "there",
+            "another",
+        ),
         "against",
         "over",
         *("my", "your", "his", "her", "its", "our", "their", "photo", "фото", "картинка"),
@@ -154,9 +259,7 @@ _SILENT = frozenset(
     ]
 )
 OWNERS = 8  # concepts that share a synonym, at most
-_GENERAL = frozenset(
-    ["moves", "waves", "dances", "plays", "walks", "moving", "движется", "танцует", "машет", "играет", "идет", "гуляет"]
-)
+_GENERAL = frozenset(["moves", "waves", "walks", "moving", "движется", "движутся", "машет", "идет"])
 """What concepts do by themselves: their own motion answers it, so it is known and changes nothing."""
 _FORMS = ("s", "es", "ed", "d", "ly")
 """Endings of forms that are left to their words."""
@@ -176,6 +279,9 @@ _VERBS = frozenset(
         *("ski", "snow", "star", "surf", "train", "trumpet", "watch", "wave", "wolf", "worm", "parrot", "crown"),
         *("shield", "bow", "box", "eye", "mouth", "pilot", "ferry", "camp", "blossom", "bomb", "whistle"),
         *("dress", "sun", "phone", "bus", "cycle", "bike", "book", "bank", "park", "rock"),
+        *("run", "walk", "dance", "cry", "laugh", "smile", "sing", "sleep", "hug", "swim", "surf", "sneeze", "yawn"),
+        *("wink", "clap", "write", "read", "shout", "scream", "jog", "climb", "row", "golf", "shrug", "think", "look"),
+        *("listen", "eat", "drink", "work", "study", "speak", "whisper", "frown", "grin", "blush", "pray", "sniff"),
     ]
 )
 """Names that are also what somebody does."""
@@ -206,18 +312,20 @@ def scene_words(near: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """
     entries = catalogue()
     phrases: list[list[str]] = [[role, meaning, text] for (role, meaning), text in _PHRASES.items()]
+    phrases += [["motion", motion, text] for motion, text in _motions()]
+    beside = _DOINGS | listed("describing")
 
     def add(words: Iterable[str], role: str, meaning: str) -> None:
         known = list(dict.fromkeys(word for word in words if word))
-        if role == "subject" and (doings := [word for word in known if word.lower() in _DOINGS]):
+        if role == "subject" and (doings := [word for word in known if word.lower() in beside]):
             phrases.append(["synonym", meaning, "|".join(doings)])
-        if text := "|".join(word for word in known if word.lower() not in _DOINGS or role != "subject"):
+        if text := "|".join(word for word in known if word.lower() not in beside or role != "subject"):
             phrases.append([role, meaning, text])
 
-    for number, (english, russian, alone) in enumerate(_TONES, 1):
+    for number, (english, in_russian, alone) in enumerate(_TONES, 1):
         ends = (" skin tone", " skin", "-skinned", " skinned")
         of_skin = [f"{one}{end}" for one in english.split("|") for end in ends]
-        of_skin += [f"{one} {noun}" for one in russian.split("|") for noun in ("тон кожи", "оттенок кожи", "кожа")]
+        of_skin += [f"{one} {noun}" for one in in_russian.split("|") for noun in ("тон кожи", "оттенок кожи", "кожа")]
         add((*of_skin, *alone.split("|"), chr(0x1F3FA + number)), "tone", str(number))
     for number, colour in enumerate(COLOURS):
         add((colour.en, colour.ru, colour.ru_name, "gray" if colour.en == "grey" else colour.en), "colour", str(number))
@@ -234,6 +342,7 @@ def scene_words(near: Mapping[str, Any] | None = None) -> dict[str, Any]:
     for number, entry in enumerate(entries):
         add((core(entry.en), core(entry.ru)), "subject", str(number))
     first = meant_first()
+    loose: dict[str, tuple[int, ...]] = {}
     for lang in LANGUAGES:
         owners: dict[str, list[tuple[bool, int, int]]] = {}
         for number, entry in enumerate(entries):
@@ -250,20 +359,40 @@ def scene_words(near: Mapping[str, Any] | None = None) -> dict[str, Any]:
             if (word := plain(tag)) in first:
                 meant = tuple(dict.fromkeys((first[word], *meant)))
             if word in unlike():
+                if word in listed("unlike"):
+                    loose.setdefault(word, meant[:NEAREST])
                 continue
             same.setdefault(meant[:OWNERS], []).append(tag)
         for meant, alike in same.items():
             add(alike, "synonym", ",".join(map(str, meant)))
-    return {
+    table = {
         "concepts": [[entry.en, entry.ru] for entry in entries],
         "silent": " ".join(sorted(_SILENT)),
         "general": " ".join(sorted(_GENERAL)),
         "toned": sorted(toned()),
         "verbs": " ".join(sorted(_VERBS)),
+        **{name: " ".join(sorted(listed(name))) for name in ("abstract", "describing", "scenery", "going", "function")},
         "emoji": _emoji(entries),
         "phrases": phrases,
         **(near or {name: shipped()[name] for name in NEAR}),
     }
+    return table | {"near": _near(table, loose)}
+
+
+def _near(table: Mapping[str, Any], loose: Mapping[str, tuple[int, ...]]) -> list[list[str]]:
+    """The neighbours of a list, with those by hand and those of tags that show something else than they say."""
+    known = SceneReader({**table, "near": []}).names_something
+    found = {word: tuple(map(int, numbers.split())) for numbers, words in table["near"] for word in words.split("|")}
+    hand = by_hand()
+    hand = hand | {word: hand[english] for word, english in russian().items() if english in hand}
+    found |= {word: numbers[:NEAREST] for word, numbers in hand.items()}
+    for word, numbers in loose.items():
+        found.setdefault(word, numbers)
+    same: dict[tuple[int, ...], list[str]] = {}
+    for word, numbers in found.items():
+        if not known(word):
+            same.setdefault(numbers, []).append(word)
+    return [[" ".join(map(str, numbers)), "|".join(words)] for numbers, words in same.items()]
 
 
 def _emoji(entries: Iterable[Concept]) -> list[str]:
