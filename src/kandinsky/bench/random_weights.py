@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from kandinsky.engine.build import COMPONENTS, bare_network, check_blocks, computing, places_for, shape_of
+from kandinsky.engine.build import COMPONENTS, bare_network, check_blocks, computing, places_for, shape_of, ways_of
 from kandinsky.engine.context import Context
 from kandinsky.engine.options import RunOptions
 from kandinsky.engine.pipeline import GenerationPipeline
@@ -53,7 +53,7 @@ def random_pipeline(
         dtype: As for ``load``.
         offload: As for ``load``.
         attention: As for ``load``.
-        backends: As for ``load``, by name.
+        backends: As for ``load``.
         used: Names of the networks that will run: only these are checked now, and only their packages are needed.
 
     Returns:
@@ -66,7 +66,8 @@ def random_pipeline(
     places = places_for(RunOptions(device=device))
     precision = Precision.choose(dtype, places["dit"])
     card = changed(card, changes or {})
-    choices = tuning.settle(backends, partial(shape_of, card, precision, places["dit"]))
+    work, more = (partial(one, card, precision, places["dit"]) for one in (shape_of, ways_of))
+    choices = tuning.settle(backends, work, more)
     check_blocks(choices, offload, places["dit"])
     builders: dict[str, Callable[[], Any]] = {}
     for part in COMPONENTS:
