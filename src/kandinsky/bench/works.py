@@ -172,15 +172,16 @@ class ClipWork(_Work):
 
     def dit(self) -> Stage:
         noise, fresh = self.pipe.noise([self.job]), self.pipe.fresh_noise([self.job])
+        known = self.pipe.known([self.job]) if self.job.conditions else None
         with self.pipe.placement.hold("dit") as net:
             text, negative = self.states or self._made_up_states(net)
             kept = KeptBlocks()
             if self.pipe.attention_of(self.job).type == "nabla":  # what it computes is known only after a run
-                self.pipe.sample(noise, text, negative, self.job, fresh_NBTHWC=fresh, kept=kept)
+                self.pipe.sample(noise, text, negative, self.job, known=known, fresh_NBTHWC=fresh, kept=kept)
             flops = self._loop_flops(net, text, negative, kept.mean())
         stage, self.latents = self._stage(
             "dit",
-            lambda: self.pipe.sample(noise, text, negative, self.job, fresh_NBTHWC=fresh),
+            lambda: self.pipe.sample(noise, text, negative, self.job, known=known, fresh_NBTHWC=fresh),
             self._theirs("dit", noise, text, negative),
             flops,
         )
@@ -313,7 +314,7 @@ def brought(card: Card, request: Mapping[str, Any]) -> dict[str, Any]:
         # shades of grey that change: encoders may leave out frames that are alike
         frames += (np.arange(len(frames), dtype=np.uint8) % 2 * 128)[:, None, None, None]
         found["video"] = Video(frames, fps=len(frames) / seconds)
-    if task.image == "required":
+    if task.image == "required" or (task.image == "optional" and task.image_is == "frames"):
         size = request.get("width"), request.get("height")
         if (size[0] is None) != (size[1] is None):
             raise RequestError("give either both sides or none")
