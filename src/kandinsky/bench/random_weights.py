@@ -66,7 +66,7 @@ def random_pipeline(
     places = places_for(RunOptions(device=device))
     precision = Precision.choose(dtype, places["dit"])
     card = changed(card, changes or {})
-    work, more = (partial(one, card, precision, places["dit"]) for one in (shape_of, ways_of))
+    work, more = partial(shape_of, card, precision, places["dit"]), partial(ways_of, card, precision, places["dit"])
     choices = tuning.settle(backends, work, more)
     check_blocks(choices, offload, places["dit"])
     builders: dict[str, Callable[[], Any]] = {}

@@ -21,6 +21,8 @@ from kandinsky.bench.works import Stage, brought, work_of
 from kandinsky.catalogue import load
 from kandinsky.engine.build import COMPONENTS
 from kandinsky.errors import BackendError, RequestError
+from kandinsky.model.card import Card
+from kandinsky.model.task import GENERATE
 from kandinsky.model.values import Request
 from kandinsky.runtime.devices import device_name, processor_name
 from kandinsky.runtime.meter import clock, matmul_rate, peak_bytes, peak_host_bytes
@@ -127,14 +129,11 @@ def bench(
         raise BackendError(f"`against={against}` needs the package `{against}`: install it")
     request, short, load_before = dict(request or {}), Shortened(), minute()
     card = catalogue.source_of(model).card
-    # program code of a repository is not here: what stands in for it has states of its widths, and no work of its own
-    absent = [part for part in COMPONENTS if random_weights and card.part(part).remote_code]
+    absent = _unmeasurable(card, random_weights=random_weights)
     if unable := [name for name in stages or () if name in absent]:
         others = ",".join(name for name in STAGES[:-1] if name not in absent)
-        kind = card.component(unable[0]).kind
         raise RequestError(
-            f"stage `{unable[0]}` of `{card.id}` cannot be measured with random weights, since `{kind}` is program "
-            f"code of its repository: measure {others}, or all with the model's files"
+            f"stage `{unable[0]}` of `{card.id}` cannot be measured, since {absent[unable[0]]}: measure `{others}`"
         )
     if stages is None:
         writes = find_spec("av") and not random_weights
@@ -180,6 +179,19 @@ def bench(
         waiting="passive" if Threads.found().are_passive else "active",
         load=(load_before, minute()),
     )
+
+
+def _unmeasurable(card: Card, *, random_weights: bool) -> dict[str, str]:
+    """The stages that are left out, each with the reason."""
+    found = {}
+    task = card.does
+    for name in COMPONENTS:
+        # what stands in for it has states of its widths, and no work of its own
+        if random_weights and card.part(name).remote_code:
+            found[name] = f"`{card.component(name).kind}` is program code of its repository, which only its files bring"
+    if task.stages != GENERATE and task.makes == "video" and task.image != "none":
+        found["dit"] = "its loop goes on from a picture that another network draws; `kandinsky generate` times all"
+    return found
 
 
 def table(report: Report) -> str:

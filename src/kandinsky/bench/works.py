@@ -315,10 +315,11 @@ def brought(card: Card, request: Mapping[str, Any]) -> dict[str, Any]:
         frames += (np.arange(len(frames), dtype=np.uint8) % 2 * 128)[:, None, None, None]
         found["video"] = Video(frames, fps=len(frames) / seconds)
     if task.image == "required" or (task.image == "optional" and task.image_is == "frames"):
-        size = request.get("width"), request.get("height")
-        if (size[0] is None) != (size[1] is None):
+        width, height = request.get("width"), request.get("height")
+        if (width is None) != (height is None):
             raise RequestError("give either both sides or none")
-        width, height = size if size[0] else map(int, card.clip.default_size.split("x"))
+        if width is None or height is None:
+            width, height = map(int, card.clip.default_size.split("x"))
         found["image"] = Image.linear_gradient("L").convert("RGB").resize((width, height))
         if task.mask:
             found["mask"] = Image.linear_gradient("L").resize((width, height)).point(lambda shade: 255 * (shade > 127))
