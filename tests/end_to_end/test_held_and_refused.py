@@ -127,6 +127,10 @@ def test_replaying_with_other_kernels_is_told(caplog: pytest.LogCaptureFixture) 
     assert not caplog.messages
     timeline.check_alike(one, other)
     assert "kernels `own 2`, and here they are `torch`" in caplog.text and "KANDINSKY_NATIVE" in caplog.text
+    caplog.clear()
+    timeline.check_alike({**one, "kandinsky": "0.3.1"}, {**one, "versions": {"kernels": "own 3"}})
+    assert "here they are `own 3`" in caplog.text and "those are of Kandinsky 0.3.1" in caplog.text
+    assert "KANDINSKY_NATIVE" not in caplog.text
 
 
 # -- held and sampled -------------------------------------------------------------------------------------------------

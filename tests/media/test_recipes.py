@@ -51,7 +51,7 @@ def test_a_recipe_says_everything_that_decides_the_result() -> None:
     }
     assert recipe["kandinsky"] == kandinsky.__version__ and recipe["revision"] == "abc"
     assert (recipe["frames"], recipe["steps"], recipe["noise"]) == (49, 10, "bfloat16")
-    assert recipes.build({"model": "m"}, revision="", dtype="x", device="cpu", kernels="own 2")["versions"]["kernels"]
+    assert recipes.build({"model": "m"}, revision="", dtype="x", device="cpu", kernels="own 1f")["versions"]["kernels"]
     assert "kernels" not in recipe["versions"]  # type: ignore[operator]
     assert "torch" in recipe["versions"] and "numpy" in recipe["versions"]  # type: ignore[operator]
 

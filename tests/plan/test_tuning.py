@@ -4,6 +4,8 @@ import json
 import logging
 import shlex
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,9 @@ import torch
 import kandinsky
 from kandinsky.catalogue import find
 from kandinsky.cli.main import main
+from kandinsky.engine import probe
 from kandinsky.engine.attention import attention_for
-from kandinsky.engine.build import _choices
+from kandinsky.engine.build import _choices, shape_of, ways_of
 from kandinsky.engine.options import RunOptions
 from kandinsky.errors import RequestError
 from kandinsky.media import recipe as recipes
@@ -75,6 +78,36 @@ def test_an_answer_is_kept_for_its_class_of_work(cache: Path, seconds: dict[str,
     assert tuning.settle(tuning.TUNED, lambda: larger) == Choices()
     assert set(tuning.answers()) == {alike.name, larger.name}
     assert tuning.forget() and not tuning.forget() and tuning.answers() == {}
+
+
+def test_networks_that_differ_in_what_can_be_measured_share_no_answer(cache: Path, seconds: dict[str, float]) -> None:
+    precision, cpu = Precision.choose("float32", torch.device("cpu")), torch.device("cpu")
+
+    def of(name: str) -> tuple[Shape, dict[str, Any]]:
+        card = find(name)
+        shape = shape_of(card, precision, cpu)
+        if shape.name not in tuning.answers():
+            tuning.settle(tuning.TUNED, lambda: shape, partial(ways_of, card, precision, cpu))
+        return shape, tuning.answers()[shape.name]["seconds"]
+
+    # of one class of sizes; the second generation runs one pass and Nano two
+    (second, few), (first, more) = of("nano2-t2v"), of("nano-t2v")
+    assert (second.width, tuning._power(second.tokens)) == (first.width, tuning._power(first.tokens))
+    assert "guidance" in more and "guidance" not in few
+
+
+def test_networks_that_differ_in_depth_alone_share_an_answer() -> None:
+    card = find("nano-t2v")
+    depth = card.part("dit").depth
+    assert depth is not None
+
+    def by(**params: int) -> str:
+        return probe.measured(replace(card, dit=replace(card.dit, params={**card.dit.params, **params})))
+
+    usual = probe.measured(card)
+    assert by(**{depth.name: 2}) == usual and by(ff_dim=64) != usual
+    unguided = replace(card, sampling=replace(card.sampling, guidance=1.0))
+    assert probe.measured(unguided) != usual
 
 
 def test_a_way_must_be_clearly_faster(cache: Path, seconds: dict[str, float]) -> None:

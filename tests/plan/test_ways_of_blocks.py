@@ -17,7 +17,7 @@ from torch._dynamo.utils import counters
 import kandinsky
 from kandinsky.catalogue import find
 from kandinsky.diffusion.guidance import Guidance
-from kandinsky.engine import probe
+from kandinsky.engine import probe, stages
 from kandinsky.engine.build import check_blocks
 from kandinsky.errors import BackendError, RequestError
 from kandinsky.families.kandinsky5.denoiser import VelocityDenoiser, bind
@@ -133,6 +133,25 @@ def test_a_network_is_asked_which_way_of_guidance_is_faster() -> None:
     torch.testing.assert_close(together[VIDEO], apart[VIDEO], rtol=1e-3, atol=1e-4)  # type: ignore[index]
     assert probe.ways(find("nano-t2v"), Precision.choose("float32", CPU), CPU, tokens=10**5) == {}
     assert probe.ways(find("kandinsky3.0"), Precision.choose("float32", CPU), CPU, tokens=1) == {}
+
+
+@pytest.mark.parametrize(
+    ("model", "guidance", "said"),
+    [("nano2-t2v", 2.0, "runs one alone"), ("nano2-t2v", 1.0, "guidance is off"), ("nano-t2v", 2.0, None)],
+)
+def test_passes_that_cannot_be_joined_are_the_plain_ones_and_said(
+    caplog: pytest.LogCaptureFixture, model: str, guidance: float, said: str | None
+) -> None:
+    stages._told_apart.cache_clear()
+    request = {**REQUEST, "guidance": guidance}
+    with caplog.at_level(logging.INFO):
+        joined = kandinsky.load(model, device="cpu", backends="guidance=together")
+        made = joined(**request)
+        joined(**request)
+    told = [one for one in caplog.messages if "`guidance=together`" in one]
+    assert len(told) == (said is not None) and all(said in one for one in told if said)
+    if said:
+        assert (made.frames == kandinsky.load(model, device="cpu")(**request).frames).all()
 
 
 # -- compiled blocks ---------------------------------------------------------------------------------------------------

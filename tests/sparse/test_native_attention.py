@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -122,8 +124,21 @@ def test_auto_takes_it_for_much_work_only(monkeypatch: pytest.MonkeyPatch) -> No
     attention(*made(torch.float32, 1, 256, 256, 1, 64))
     attention(*made(torch.float32, 1, 512, 3, 1, 64))
     attention(*made(torch.float32, 1, 1024, 512, 1, 40))
-    assert library.told() == f"own {library.VERSION}"
+    assert library.told() == f"own {library.identity()}"
     assert taken == [256, 512, 1024]
+
+
+def test_a_recipe_names_the_kernels_by_their_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {}
+    for changed in (None, "kernels.cpp", "attention.py", "library.py"):
+        folder = tmp_path / str(changed)
+        shutil.copytree(library.SOURCE.parent, folder)
+        if changed is not None:
+            with (folder / changed).open("a") as file:
+                file.write("\n")
+        monkeypatch.setattr(library, "SOURCE", folder / "kernels.cpp")
+        found[changed] = library.identity.__wrapped__()
+    assert found[None] == library.identity() and len(set(found.values())) == len(found)
 
 
 def test_what_it_cannot_do_is_done_by_another_and_said(caplog: pytest.LogCaptureFixture) -> None:

@@ -2,7 +2,8 @@
 
 The tests that need CUDA, Kandinsky 5 Lite at full size (5 s, 10 s, an image), Kandinsky 4 Flash, decoding, the modes of
 offload, and Diffusers beside them, all with random weights: nothing is downloaded. Each has its share of the time, and
-what is most wanted comes first. `--device cpu --tiny` rehearses it with networks of a few layers.
+what is most wanted comes first. `--device cpu --tiny` rehearses it with networks of a few layers, all but the kernel of
+Triton and CUDA graphs.
 
 Needs neither PyAV nor Diffusers: without the latter, ours stand alone, and autoencoders that are built from its
 layers are reported as failed: all that decode here.
@@ -34,6 +35,8 @@ _FLASH = (
     "dit.axes_dims=4,6,6", "text.num_layers=1",
 )  # fmt: skip
 TRITON, GRAPH, COMPILED = ("--attention", "triton"), ("--backends", "blocks=graph"), ("--backends", "blocks=compiled")
+TOGETHER = ("--backends", "guidance=together")
+CUDA_ALONE = (TRITON, GRAPH)
 TINY = {LITE_5: _LITE, LITE_10: _LITE, IMAGE: _FLUX, FLASH: _FLASH, SMALL: ()}
 
 
@@ -52,8 +55,8 @@ def items(device: str = "cuda", *, tiny: bool = False) -> list[Item]:
         if tiny:
             more = [*(() if model == IMAGE else ("--seconds", "0")), "--steps", "1", *changes(*TINY[model])]
             more += [word for at, word in enumerate(words) if "--offload" in words[max(0, at - 1) : at + 1]]
-            for kernels in (TRITON, GRAPH, COMPILED):
-                more += kernels if device != "cpu" and kernels[1] in words else ()
+            for kernels in (TRITON, GRAPH, COMPILED, TOGETHER):
+                more += kernels if kernels[1] in words and (device != "cpu" or kernels not in CUDA_ALONE) else ()
         against = ("--against", "diffusers") if rival and find_spec("diffusers") else ()
         type_ = () if tiny else ("--dtype", "bfloat16")
         rounds = "1" if tiny else str(repeats)
@@ -76,6 +79,7 @@ def items(device: str = "cuda", *, tiny: bool = False) -> list[Item]:
         bench("Decoding 12 s of 672x384", FLASH, "vae", "--size", "672x384", "--seconds", "12", limit_s=40, repeats=1),
         bench("Nano, a clip", SMALL, "dit", limit_s=20),
         bench("Nano, a clip by CUDA graphs", SMALL, "dit", *GRAPH, limit_s=20),
+        bench("Nano, a clip, both passes together", SMALL, "dit", *TOGETHER, limit_s=20),
         bench("Image Lite by CUDA graphs", IMAGE, "dit", "--steps", "10", *GRAPH, limit_s=30),
         bench("Image Lite, blocks compiled", IMAGE, "dit", "--steps", "10", *COMPILED, limit_s=60),
         bench("Lite, 5 s, offload module", LITE_5, "dit", "--steps", "1", "--offload", "module", limit_s=50, repeats=1),

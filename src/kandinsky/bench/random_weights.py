@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from kandinsky.engine.build import COMPONENTS, bare_network, check_blocks, computing, places_for, shape_of
+from kandinsky.engine.build import COMPONENTS, bare_network, check_blocks, computing, places_for, shape_of, ways_of
 from kandinsky.engine.context import Context
 from kandinsky.engine.options import RunOptions
-from kandinsky.engine.pipeline import GenerationPipeline
+from kandinsky.engine.pipeline import GenerationPipeline, VideoToAudioPipeline, pipeline_of
 from kandinsky.errors import BackendError, RequestError
 from kandinsky.model.card import Card, Component
 from kandinsky.model.family import Reader
@@ -42,7 +42,7 @@ def random_pipeline(
     attention: str = "auto",
     backends: str = "default",
     used: Collection[str] = COMPONENTS,
-) -> GenerationPipeline:
+) -> GenerationPipeline | VideoToAudioPipeline:
     """Build a pipeline for a card, each network made at its first use, from one seed.
 
     Args:
@@ -53,7 +53,7 @@ def random_pipeline(
         dtype: As for ``load``.
         offload: As for ``load``.
         attention: As for ``load``.
-        backends: As for ``load``, by name.
+        backends: As for ``load``.
         used: Names of the networks that will run: only these are checked now, and only their packages are needed.
 
     Returns:
@@ -66,7 +66,8 @@ def random_pipeline(
     places = places_for(RunOptions(device=device))
     precision = Precision.choose(dtype, places["dit"])
     card = changed(card, changes or {})
-    choices = tuning.settle(backends, partial(shape_of, card, precision, places["dit"]))
+    work, more = partial(shape_of, card, precision, places["dit"]), partial(ways_of, card, precision, places["dit"])
+    choices = tuning.settle(backends, work, more)
     check_blocks(choices, offload, places["dit"])
     builders: dict[str, Callable[[], Any]] = {}
     for part in COMPONENTS:
@@ -88,7 +89,7 @@ def random_pipeline(
         builders["dit"] = partial(compiled, builders["dit"])
     placement = Placement(builders, device=places["dit"], places=places, offload=offload)
     name = f"{card.id} (random weights)"
-    return GenerationPipeline(
+    return pipeline_of(
         Context(card, placement, precision, attention=attention, name=name, **computing(choices, precision))
     )
 
@@ -154,7 +155,10 @@ def _materialised(make: Callable[[], nn.Module], device: torch.device, dtype: to
         net = make()
     made = made_tensors(net)
     if names := [name for name, _ in net.named_buffers() if name not in made]:
-        raise BackendError(f"buffer `{names[0]}` cannot be made up: this network needs its files")
+        raise BackendError(
+            f"`{names[0]}` of this network is a table and no weight, so it cannot be made up: measure the model with "
+            "its files, without random weights"
+        )
     net = net.to(dtype).to_empty(device=device)
     net.load_state_dict(made, strict=False)
     return fill(net).eval().requires_grad_(False)

@@ -6,90 +6,31 @@ meaningful even on a busy machine.
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from kandinsky import catalogue
-from kandinsky.bench.flops import count_flops
 from kandinsky.bench.random_weights import random_pipeline
 from kandinsky.bench.shortening import Shortened, shorten
-from kandinsky.bench.timing import Timing, interleaved, ratio
+from kandinsky.bench.works import Stage, brought, work_of
 from kandinsky.catalogue import load
-from kandinsky.diffusion.guidance import Guidance
-from kandinsky.engine.pipeline import GenerationPipeline
-from kandinsky.engine.request import Job
-from kandinsky.engine.rival import Side, Unavailable
-from kandinsky.errors import BackendError, KandinskyError, RequestError
-from kandinsky.model.cost import PROMPT_TOKENS
-from kandinsky.model.values import Request, TextEmbeddings, Video
-from kandinsky.ops.nabla import KeptBlocks
+from kandinsky.engine.build import COMPONENTS
+from kandinsky.errors import BackendError, RequestError
+from kandinsky.model.card import Card
+from kandinsky.model.task import GENERATE
+from kandinsky.model.values import Request
 from kandinsky.runtime.devices import device_name, processor_name
-from kandinsky.runtime.meter import clock, forget_peak, matmul_rate, peak_bytes, peak_host_bytes
+from kandinsky.runtime.meter import clock, matmul_rate, peak_bytes, peak_host_bytes
 from kandinsky.runtime.threads import Threads, minute
 
 STAGES = ("text", "dit", "vae", "write")
 RIVALS = ("diffusers",)
 PROMPT = "a panda on a blue background"
-
-
-@dataclass(frozen=True, slots=True)
-class Rival:
-    """The same stage in another library.
-
-    Attributes:
-        name: Name of the library.
-        seconds: Seconds of each round.
-        ratio: Our time over theirs, median over rounds; below 1 we are faster.
-        peak_bytes: Peak memory.
-        reason: Why there is no measurement.
-    """
-
-    name: str
-    seconds: tuple[float, ...] = ()
-    ratio: float = 0.0
-    peak_bytes: int = 0
-    reason: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """One line of the table.
-
-    Attributes:
-        name: Name of the stage.
-        seconds: Seconds of each round.
-        median_s: Median of them.
-        spread_s: Slowest minus fastest.
-        flops: Floating-point operations of matrix products in one run: of the transformer computed from its
-            hyper-parameters, of other networks counted while they run; 0 if there are none.
-        peak_bytes: Peak memory of the device (on CPU, of the process).
-        against: The same stage in another library.
-        kept_blocks: Share of the blocks that block-sparse attention computed.
-        whole_s: Estimated time of the whole stage, if less was measured; see ``shortening.py``.
-    """
-
-    name: str
-    seconds: tuple[float, ...]
-    median_s: float
-    spread_s: float
-    flops: int
-    peak_bytes: int
-    against: Rival | None = None
-    kept_blocks: float | None = None
-    whole_s: float | None = None
-
-    @property
-    def rate(self) -> float:
-        """Achieved FLOP/s."""
-        return self.flops / self.median_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,12 +127,19 @@ def bench(
         raise RequestError("hyper-parameters can only be changed with `random_weights=True`")
     if against and find_spec(against) is None:
         raise BackendError(f"`against={against}` needs the package `{against}`: install it")
-    if stages is None:
-        stages = [name for name in STAGES if name != "write" or (find_spec("av") and not random_weights)]
     request, short, load_before = dict(request or {}), Shortened(), minute()
+    card = catalogue.source_of(model).card
+    absent = _unmeasurable(card, random_weights=random_weights)
+    if unable := [name for name in stages or () if name in absent]:
+        others = ",".join(name for name in STAGES[:-1] if name not in absent)
+        raise RequestError(
+            f"stage `{unable[0]}` of `{card.id}` cannot be measured, since {absent[unable[0]]}: measure `{others}`"
+        )
+    if stages is None:
+        writes = find_spec("av") and not random_weights
+        stages = [name for name in STAGES if name not in absent and (name != "write" or writes)]
     begun = time.perf_counter()
     if random_weights:
-        card = catalogue.source_of(model).card
         if not changes:
             short = shorten(card, request, device=device, dtype=dtype, offload=offload)
             changes, request = short.changes, request | short.request
@@ -201,10 +149,11 @@ def bench(
         )  # fmt: skip
     else:
         pipe = load(model, device=device, dtype=dtype, offload=offload, attention=attention, backends=backends)
-    resolved = pipe.resolve(Request(model=pipe.card.id, prompt=prompt, seed=0, **request))
+    asked = brought(pipe.card, request) | request
+    resolved = pipe.resolve(Request(model=pipe.card.id, prompt=prompt, seed=0, **asked))
     taken = time.perf_counter() - begun
     loaded = Stage("load", (taken,), taken, 0.0, 0, peak_bytes(pipe.placement.device("dit")))
-    work = _Work(pipe, resolved, repeats, against, on_run)
+    work = work_of(pipe, resolved, repeats=repeats, against=against, on_run=on_run)
     measured = [getattr(work, name)() for name in STAGES if name in stages]
     measured = [
         replace(stage, whole_s=stage.median_s * short.times.get(stage.name, 1.0)) if short.said else stage
@@ -232,126 +181,17 @@ def bench(
     )
 
 
-class _Work:
-    """The stages in order; each hands its result to the next, and noise stands in for that of a stage left out."""
-
-    def __init__(
-        self,
-        pipe: GenerationPipeline,
-        resolved: Job,
-        repeats: int,
-        against: str | None,
-        on_run: Callable[[int, int], None] | None,
-    ) -> None:
-        self.pipe, self.resolved, self.repeats, self.against, self.on_run = pipe, resolved, repeats, against, on_run
-        self.rival = Side(against, pipe, resolved) if against else None
-        self.states: tuple[TextEmbeddings, TextEmbeddings | None] | None = None
-        self.latents: Tensor | None = None
-        self.frames: Any = None
-
-    def text(self) -> Stage:
-        stage, self.states = self._stage("text", lambda: self.pipe.encode([self.resolved]), self._theirs("text"), None)
-        return stage
-
-    def dit(self) -> Stage:
-        noise, fresh = self.pipe.noise([self.resolved]), self.pipe.fresh_noise([self.resolved])
-        with self.pipe.placement.hold("dit") as net:
-            text, negative = self.states or self._made_up_states(net)
-            kept = KeptBlocks()
-            if self.pipe.attention_of(self.resolved).type == "nabla":  # what it computes is known only after a run
-                self.pipe.sample(noise, text, negative, self.resolved, fresh_NBTHWC=fresh, kept=kept)
-            flops = self._loop_flops(net, text, negative, kept.mean())
-        stage, self.latents = self._stage(
-            "dit",
-            lambda: self.pipe.sample(noise, text, negative, self.resolved, fresh_NBTHWC=fresh),
-            self._theirs("dit", noise, text, negative),
-            flops,
-        )
-        return replace(stage, kept_blocks=kept.mean())
-
-    def vae(self) -> Stage:
-        latents = self.pipe.noise([self.resolved]) if self.latents is None else self.latents
-        stage, self.frames = self._stage("vae", lambda: self.pipe.decode(latents), self._theirs("vae", latents), None)
-        return stage
-
-    def write(self) -> Stage:
-        from kandinsky.media.video import write_video
-
-        frames = self.pipe.decode(self.pipe.noise([self.resolved])) if self.frames is None else self.frames
-        video = Video(frames[0], fps=self.resolved.fps, seed=0)
-        with tempfile.TemporaryDirectory() as folder:
-            stage, _ = self._stage("write", lambda: write_video(video, Path(folder) / "bench.mp4"), None, 0)
-        return stage
-
-    def _theirs(self, part: str, *inputs: Any) -> Callable[[], Callable[[], Any]] | None:
-        """A callable that prepares the other library's work; None if no comparison was asked for."""
-        side, name = self.rival, self.against
-        if side is None or name is None:
-            return None
-
-        def ready() -> Callable[[], Any]:
-            rivals = self.pipe.card.part(part).rivals
-            if name not in rivals:
-                raise Unavailable(f"`{name}` has nothing like `{self.pipe.card.component(part).kind}`")
-            return rivals[name]()(side, *inputs)
-
-        return ready
-
-    def _stage(
-        self,
-        name: str,
-        ours: Callable[[], Any],
-        rival: Callable[[], Callable[[], Any]] | None,
-        flops: int | None,
-    ) -> tuple[Stage, Any]:
-        """Measure one stage; ``flops`` is the count of one run, None to count while it runs."""
-        device = self.pipe.placement.device("dit")
-        if flops is None:
-            flops = count_flops(ours)
-        works, reason = {"ours": ours}, ""
-        if rival is not None:
-            try:
-                theirs = rival()
-                forget_peak(device)
-                theirs()
-                works["theirs"] = theirs
-            except (Unavailable, KandinskyError, RuntimeError, ValueError, TypeError, NotImplementedError) as error:
-                # what the other library cannot do is stated in its column; ours is measured all the same
-                reason = f"{error}".strip().splitlines()[0]
-        timings = interleaved(works, repeats=self.repeats, device=device, on_run=self.on_run)
-        mine = timings["ours"]
-        against = self._against(mine, timings.get("theirs"), reason) if rival is not None else None
-        stage = Stage(name, mine.seconds, mine.median_s, mine.spread_s, flops, mine.peak_bytes, against)
-        return stage, mine.result
-
-    def _against(self, mine: Timing, theirs: Timing | None, reason: str) -> Rival:
-        assert self.against is not None
-        if theirs is None:
-            return Rival(self.against, reason=reason)
-        return Rival(self.against, theirs.seconds, ratio(mine.seconds, theirs.seconds), theirs.peak_bytes)
-
-    def _loop_flops(
-        self, net: Any, text: TextEmbeddings, negative: TextEmbeddings | None, kept: float | None = None
-    ) -> int | None:
-        flops = self.pipe.card.part("dit").flops
-        if flops is None:
-            return None
-        latent = self.resolved.latent.as_tuple()[:3]
-        passes = [states.tokens_BLC.shape[1] for states in (text, negative) if states is not None]
-        return self.resolved.steps * sum(flops()(net.params, latent, tokens, kept) for tokens in passes)
-
-    def _made_up_states(self, net: Any) -> tuple[TextEmbeddings, TextEmbeddings | None]:
-        params = self.pipe.card.dit.params
-        if not {"in_text_dim", "context_dim"} & params.keys():  # only its text encoder knows how wide they are
-            return self.pipe.encode([self.resolved])
-        generator = torch.Generator().manual_seed(0)
-
-        def states() -> TextEmbeddings:
-            width, pooled = net.params.text_widths
-            tokens = torch.randn(1, PROMPT_TOKENS, width, generator=generator)
-            return TextEmbeddings(tokens, torch.randn(1, pooled, generator=generator))
-
-        return states(), states() if Guidance(self.resolved.guidance).is_on else None
+def _unmeasurable(card: Card, *, random_weights: bool) -> dict[str, str]:
+    """The stages that are left out, each with the reason."""
+    found = {}
+    task = card.does
+    for name in COMPONENTS:
+        # what stands in for it has states of its widths, and no work of its own
+        if random_weights and card.part(name).remote_code:
+            found[name] = f"`{card.component(name).kind}` is program code of its repository, which only its files bring"
+    if task.stages != GENERATE and task.makes == "video" and task.image != "none":
+        found["dit"] = "its loop goes on from a picture that another network draws; `kandinsky generate` times all"
+    return found
 
 
 def table(report: Report) -> str:

@@ -258,10 +258,13 @@ def shape_of(card: Card, precision: Precision, device: torch.device) -> tuning.S
             f"backends are measured for models of clips and images, and `{card.id}` makes audio: name them, as in "
             "`linear=torch`"
         )
+    from kandinsky.engine import probe
+
     demand = demand_of_card(card, "auto")
     widths = Counter(inputs for _, inputs in linear_shapes(card).values())
     width = widths.most_common(1)[0][0] if widths else 1
-    return tuning.Shape(demand.tokens, width, demand.heads, precision.name, device.type)
+    network = probe.measured(card)
+    return tuning.Shape(demand.tokens, width, demand.heads, precision.name, device.type, network)
 
 
 def ways_of(card: Card, precision: Precision, device: torch.device, shape: tuning.Shape) -> tuning.Ways:

@@ -7,6 +7,8 @@ by the network itself, with random weights: nothing of the model is read.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,8 +29,24 @@ from kandinsky.runtime.graphs import Graphed
 from kandinsky.runtime.placement import Precision
 from kandinsky.weights.made_up import fill
 
+DIGITS = 8
 MOST_TOKENS = 2048  # of a pass: above, calls are so few to the work that nothing between them shows
 Ways = dict[str, dict[str, Callable[[], object]]]
+
+
+def measured(card: Card) -> str:
+    """What of a card ``ways`` reads besides sizes: cards for which it is the same may share what was measured.
+
+    Returns:
+        The kind of network, and digits of its hyper-parameters and of how its passes run; how many blocks it has does
+        not count.
+    """
+    part, job = card.part("dit"), resolve(Request(card.id, "any", seed=0), card, needs_image=False)
+    params = {name: one for name, one in card.dit.params.items() if part.depth is None or name != part.depth.name}
+    attention = str(attention_for(card, job.sampling, "auto"))
+    facts = [params, Guidance(job.guidance).is_on, attention, job.sampling.condition]
+    told = json.dumps(facts, sort_keys=True, default=str)
+    return f"{card.dit.kind} {hashlib.sha256(told.encode()).hexdigest()[:DIGITS]}"
 
 
 def ways(card: Card, precision: Precision, device: torch.device, tokens: int) -> Ways:

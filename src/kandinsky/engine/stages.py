@@ -9,6 +9,7 @@ Legend: B batch; T H W C frames, rows, columns, channels (of latents or pixels, 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -26,7 +27,7 @@ from kandinsky.diffusion import step_cache
 from kandinsky.diffusion.first_frame import normalize_first_frame
 from kandinsky.diffusion.flowedit import FlowEdit
 from kandinsky.diffusion.following import Following, first_step
-from kandinsky.diffusion.guidance import Denoising, Guidance
+from kandinsky.diffusion.guidance import Denoising, Guidance, Pairing
 from kandinsky.diffusion.sample import Progress, steps
 from kandinsky.diffusion.samplers import sampler
 from kandinsky.diffusion.step_cache import Branches, StepCache
@@ -665,11 +666,11 @@ def denoise(
             return bind()(net, known, run)
 
         def guided_by(known: Known, shared: dict[Any, Any]) -> Denoising[State]:
-            return team.guide(
-                Guidance(job.guidance),
-                bound(text, "conditional", known, shared),
-                None if negative is None else bound(negative, "unconditional", known, shared),
-            )
+            one = bound(text, "conditional", known, shared)
+            other = None if negative is None else bound(negative, "unconditional", known, shared)
+            if context.together and not _are_joined(one, other):
+                _told_apart(context.card.id, is_guided=Guidance(job.guidance).is_on)
+            return team.guide(Guidance(job.guidance), one, other)
 
         def of_tile(place: tuple[int, int]) -> Denoising[State]:
             assert tiles is not None
@@ -708,6 +709,20 @@ def denoise(
     if known.mask and not known.follow and sampling.normalize_first_frame and not job.begin and tiles is None:
         latents = each(normalize_first_frame, latents)
     return each(lambda x: team.all_clips(x, clips), latents)
+
+
+def _are_joined(one: Denoiser, other: Denoiser | None) -> bool:
+    return other is not None and isinstance(one, Pairing) and one.pair(other) is not None
+
+
+@functools.cache
+def _told_apart(model: str, *, is_guided: bool) -> None:
+    """One log line for each model: what was asked for by name is not silently something else."""
+    if is_guided:
+        why = "its network, or what works within a pass (caches, branches, sparse or causal attention), runs one alone"
+    else:
+        why = "guidance is off, so there is one"
+    log.info("backends `guidance=together`: passes of `%s` stay apart: %s", model, why)
 
 
 def _besides(

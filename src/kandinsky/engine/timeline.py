@@ -169,11 +169,14 @@ def check_alike(recipe: Mapping[str, Any], own: Mapping[str, Any]) -> None:
             )
     then, here = ((one.get("versions") or {}).get("kernels") for one in (recipe, own))
     if then and here and then != here:
+        are_both_own = str(then).startswith("own") and str(here).startswith("own")
         log.warning(
-            "this clip was made with kernels `%s`, and here they are `%s`: frames are the same up to rounding; "
-            "KANDINSKY_NATIVE switches our own on and off",
+            "this clip was made with kernels `%s`, and here they are `%s`: frames are the same up to rounding; %s",
             then,
             here,
+            f"those are of Kandinsky {recipe.get('kandinsky') or 'of another version'}"
+            if are_both_own
+            else "KANDINSKY_NATIVE switches our own on and off",
         )
     if _loras(recipe, "sha256") != _loras(own, "sha256"):
         raise RequestError(

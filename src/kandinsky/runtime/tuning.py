@@ -102,6 +102,7 @@ class Shape:
         heads: Heads of its attention; 0 if it is not known.
         dtype: Compute type.
         device: Kind of device.
+        network: What of the network decides what can be measured, and what that finds; see ``engine/probe.measured``.
     """
 
     tokens: int
@@ -109,11 +110,13 @@ class Shape:
     heads: int
     dtype: str
     device: str
+    network: str = ""
 
     @property
     def name(self) -> str:
-        """The class: sizes as powers of two."""
-        return f"{self.device} {self.dtype} width {_power(self.width)} tokens {_power(self.tokens)}"
+        """The class: sizes as powers of two, for networks of one kind."""
+        size = f"{self.device} {self.dtype} width {_power(self.width)} tokens {_power(self.tokens)} heads {self.heads}"
+        return f"{size}, {self.network}" if self.network else size
 
 
 def check(text: str) -> None:

@@ -36,6 +36,7 @@ FAMILY = Family(
             remote_code=True,
             stored_dtype=True,
             cost=Lazy(f"{_HERE}.cost:clip_encoder"),
+            made_up=Lazy(f"{_HERE}.made_up:random_states"),
         ),
         "stable-diffusion": STABLE_DIFFUSION,
     },

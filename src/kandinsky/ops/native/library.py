@@ -93,13 +93,23 @@ def missing(device_type: str | None = None) -> str | None:
 
 
 def told() -> str | None:
-    """What large work on the processor was done by, for a recipe: `own` and the version, or `torch`.
+    """What large work on the processor was done by, for a recipe: `own` and which, or `torch`.
 
     None where this process has not asked for the kernels: they are not compiled to know it.
     """
     if not _found.cache_info().currsize:
         return None
-    return "torch" if kernels() is None else f"own {VERSION}"
+    return "torch" if kernels() is None else f"own {identity()}"
+
+
+@functools.cache
+def identity() -> str:
+    """What our kernels are, as a few digits: of their source and of the modules that decide what they are given.
+
+    Both change last bits, and a number that has to be counted up is forgotten.
+    """
+    sources = (SOURCE, *sorted(SOURCE.parent.glob("*.py")))
+    return hashlib.sha256(b"\0".join(path.read_bytes() for path in sources)).hexdigest()[:8]
 
 
 def serves(*tensors: Tensor) -> bool:
