@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kandinsky import catalogue
+from kandinsky.cli import notes
 from kandinsky.cli.complete import model_ids
 from kandinsky.cli.rendered import Flags, rendered
 from kandinsky.cli.settings import is_typed
@@ -23,13 +24,12 @@ from kandinsky.cli.together import together
 from kandinsky.engine.options import RunOptions
 from kandinsky.errors import KandinskyError, RequestError
 from kandinsky.model.values import Request
-from kandinsky.printing import counted, escaped
+from kandinsky.printing import counted
 
 if TYPE_CHECKING:
     from kandinsky.cli.sound import SoundModel
     from kandinsky.engine.request import Job
     from kandinsky.jobs.batch import Item, Loading, Outcome
-    from kandinsky.media.image import FittedImage
     from kandinsky.model.values import VideoStream
     from kandinsky.runtime.parallel.layout import Layout
 
@@ -289,11 +289,8 @@ def generate(
             _say_run(source, layout, why)
             if layout.size > 1 and (slower := loses_by_processes(jobs[0], options, layout)):
                 say(f"note: {slower}")
-        if (fitted := jobs[0].image) and not quiet:
-            _say_image(fitted)
-        if (long := jobs[0].long) and not quiet:
-            longest = source.card.clip.max_seconds
-            say(f"{len(long.windows)} windows of up to {longest:g} s, which share {long.overlap:.3g} s")
+        for note in () if quiet else notes.before(jobs[0]):
+            say(note)
         tell = _no_result if is_piped else emit_json if as_json else _say_path
         is_alone = len(jobs) == 1 and world.size == 1 and not chained and sheet is None
         if is_alone and not no_server and _is_handed(loading, request, jobs[0], targets[0], tell=tell, quiet=quiet):
@@ -408,14 +405,9 @@ def _is_handed(
 
 
 def _say_made(job: Job, recipe: Mapping[str, Any], frames: int, taken: float) -> None:
-    """What a result's recipe says of how it came about."""
-    if job.expand:
-        say(f"expanded prompt: {recipe['expanded_prompt']}")
-    if (kept := recipe.get("kept_blocks")) is not None:
-        say(f"attention {recipe['attention']}: kept {kept:.0%} of the blocks")
-    if unused := recipe.get("unused_words"):
-        words = ", ".join(f"`{escaped(word)}`" for word in unused)
-        say(f"words of the prompt that the model does not use: {words}")
+    """That a result is made, and what its recipe says of how."""
+    for note in notes.after(job, recipe):
+        say(note)
     say(f"seed {job.seed}, {counted(frames, 'frame')}, {taken:.1f} s")
 
 
@@ -433,12 +425,14 @@ def _check_streams(is_piped: bool, form: str | None, output: str | None, *, many
     Raises:
         RequestError: The format is unknown, several results go to stdout, or both options name a format.
     """
+    from kandinsky.jobs.names import folder_of
+
     if form is not None and form not in FORMATS:
         raise RequestError(f"format `{form}` is not supported: use {', '.join(FORMATS)}")
     if is_piped and (many or as_json):
         what = "--json" if as_json else "several results"
         raise RequestError(f"output `-` takes one result and nothing else, not {what}: name files with -o")
-    if form is not None and output is not None and not is_piped:
+    if form is not None and output is not None and not is_piped and not (many and folder_of(output)):
         raise RequestError(f"--format and -o {output} both say what is written: the ending of -o decides")
 
 
@@ -562,11 +556,12 @@ def _check_prompt(prompt: str | None, file: Path | None, *, may_lack: bool = Fal
 def _target(job: Job, output: str | None, index: int, total: int, form: str | None) -> Path:
     """The file of one result; several results get a number each, or the seed if the name is derived."""
     from kandinsky.files import output_path
-    from kandinsky.jobs.names import NAME, ending_of, has_name, made_up_name, numbered
+    from kandinsky.jobs.names import NAME, ending_of, folder_of, has_name, made_up_name, numbered
 
     name = made_up_name(job, seed=job.seed)
-    if output is None:
-        return Path(name + ending_of(job, form))
+    folder = folder_of(output) if total > 1 else None
+    if output is None or folder is not None:
+        return (folder or Path()) / (name + ending_of(job, form))
     return output_path(output.replace(NAME, name)) if has_name(output) else numbered(output, index, total)
 
 
@@ -583,14 +578,6 @@ def _check(targets: list[Path], sheets: list[Path | None], options: RunOptions) 
         if sheet:
             check_sheet(sheet, path)
     options.check()
-
-
-def _say_image(image: FittedImage) -> None:
-    """Report how the image is fitted, unless it is used as it is."""
-    if image.given == image.used:
-        return
-    how = "resized" if image.how == "stretch" else "resized and cropped"
-    say(f"image {image.source.file}: {image.given}, used as {image.used}, {how}")
 
 
 def _say_run(source: catalogue.Source, layout: Layout, why: str) -> None:

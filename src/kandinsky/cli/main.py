@@ -23,7 +23,7 @@ from kandinsky.cli import failures, settings, signals
 from kandinsky.cli.progress import hush_extensions
 from kandinsky.cli.streams import in_flags, say, usable
 from kandinsky.errors import BackendError, Cancelled, RequestError, WeightsError
-from kandinsky.printing import escaped, shortened
+from kandinsky.printing import escaped, shortened, subject
 from kandinsky.runtime import threads
 
 COMMANDS = (
@@ -183,7 +183,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     threads.prepare()
     with usable() as stdout, signals.as_interrupts():
         handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(_OneLine("note: %(message)s"))
+        handler.setFormatter(_OneLine())
         logging.basicConfig(handlers=[handler], level=logging.WARNING)
         hush_extensions()
         code = _run(list(sys.argv[1:] if arguments is None else arguments))
@@ -306,7 +306,11 @@ def _refused_value(error: Any) -> str:
 
 
 class _OneLine(logging.Formatter):
-    """Formats notes on one line each, since their text may come from a file; a traceback keeps its lines."""
+    """Formats notes on one line each, since their text may come from a file; a traceback keeps its lines.
+
+    Options are named by their flags, and of several results each note says which it is about.
+    """
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name is logging's
-        return escaped(super().formatMessage(record))
+        about = f"{subject()}: " if subject() else ""
+        return escaped(f"note: {about}{in_flags(super().formatMessage(record))}")

@@ -235,12 +235,16 @@ def _ending(video: InputVideo, audio_only: bool, form: str | None) -> str:
 
 
 def _target(video: InputVideo, output: str | None, audio_only: bool, form: str | None, index: int, count: int) -> Path:
-    """The file of one result, checked; by default in the current folder, named after the video."""
-    from kandinsky.jobs.names import numbered
+    """The file of one result, checked; named after the video in a folder, by default the current one."""
+    from kandinsky.jobs.names import folder_of, numbered
     from kandinsky.media.audio import AUDIO_FILES, check_audio_target
     from kandinsky.media.mux import check_copy_target
 
-    path = numbered(output or f"{video.path.stem}-sound{_ending(video, audio_only, form)}", index, count)
+    if output is None or (folder := folder_of(output)) is not None:
+        named = f"{video.path.stem}-sound{_ending(video, audio_only, form)}"
+        path = numbered(named if output is None else folder / named, index, count)
+    else:
+        path = numbered(output, index, count)
     if path.suffix.lower() in AUDIO_FILES or audio_only:
         return check_audio_target(path)
     return check_copy_target(path, video)

@@ -99,7 +99,7 @@ def opened(request: Request, card: Card) -> tuple[Opened, ...]:
     else:
         for name in WORDS:
             if getattr(request, name) is not None:
-                raise RequestError(f"`{name}` says how a video is changed, and none was given: give `video=…`")
+                raise RequestError(f"`{name}=…` says how a video is changed, and none was given: give `video=…`")
     asked += request.conditions
     if request.last_image is not None:
         asked.append(Frames(request.last_image, at=END))
@@ -136,13 +136,13 @@ def _short_of_branches(request: Request) -> list[Given]:
         strength = 1.0 if request.control_strength is None else request.control_strength
         found.append(Control(data, strength=strength, steps=request.control_steps, cut=cut))
     elif said := [name for name in ("control_strength", "control_steps") if getattr(request, name) is not None]:
-        raise RequestError(f"`{said[0]}` says how a control is followed, and none was given: give `control=…`")
+        raise RequestError(f"`{said[0]}=…` says how a control is followed, and none was given: give `control=…`")
     if request.reference is not None:
         strength = 1.0 if request.reference_strength is None else request.reference_strength
         found.append(Reference(request.reference, strength=strength))
     elif request.reference_strength is not None:
         raise RequestError(
-            "`reference_strength` says how a reference is followed, and none was given: give `reference=…`"
+            "`reference_strength=…` says how a reference is followed, and none was given: give `reference=…`"
         )
     return found
 
@@ -442,7 +442,7 @@ def _laid_source(
             "leave `source_prompt` out, and give `strength=0.6`"
         )
     if not asked.has_part and asked.strength is None and asked.prompt is None:
-        raise RequestError("a source needs `strength`, or a part that changes: `mask`, `span` or `place`")
+        raise RequestError("a source needs `strength=…`, or a part that changes: `mask=…`, `span=…` or `place=…`")
     if asked.place is None:
         box, left, top = fit(clip.first), 0, 0
     else:

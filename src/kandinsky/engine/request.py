@@ -321,8 +321,8 @@ def checked_resample(
         )
     if cache is not None and (resample or edits or any(one.kind == "init" and one.strength < 1 for one in known)):
         raise RequestError(
-            "step caches need every step of a run, and once: leave `cache` out, or `strength`, `source_prompt` and "
-            "`resample`"
+            "step caches need every step of a run, and once: leave `cache=…` out, or `strength=…`, `source_prompt=…` and "
+            "`resample=…`"
         )
     return resample or 0
 
@@ -501,13 +501,13 @@ def _expands(request: Request, card: Card) -> bool:
     """Whether the prompt is still to be expanded."""
     if request.expanded_prompt is not None:
         if not request.expanded_prompt.strip():
-            raise RequestError("the expanded prompt is empty: leave it out, or ask for `expand`")
+            raise RequestError("the expanded prompt is empty: leave it out, or ask for `expand=True`")
         return False
     if request.expand:
         able = card.part("text").expands
         if not able:
             raise RequestError(
-                f"`{card.id}` cannot expand prompts: its text encoder `{card.text.kind}` only reads; leave `expand` "
+                f"`{card.id}` cannot expand prompts: its text encoder `{card.text.kind}` only reads; leave `expand=True` "
                 "out, or use a Kandinsky 5 model"
             )
         if card.task not in able:
@@ -654,7 +654,7 @@ def checked_cache(cache: str | CacheSettings | None, card: Card, ratios: Sequenc
     if chosen is not None and card.roll is not None:
         raise RequestError(f"`{card.id}` takes no step cache, since its steps are few: leave `cache=…` out")
     if chosen is not None and not card.part("dit").caches:
-        raise RequestError(f"`{card.id}` supports no step cache: leave `cache` out")
+        raise RequestError(f"`{card.id}` supports no step cache: leave `cache=…` out")
     return chosen
 
 

@@ -383,7 +383,7 @@ def _expanded(context: Context, job: Job) -> Job:
     image = None if job.image is None else job.image.source.image
     with context.placement.hold("text") as encoder:
         if not isinstance(encoder, PromptWriter):
-            raise BackendError(f"`{type(encoder).__name__}` cannot write prompts out: leave `expand` out")
+            raise BackendError(f"`{type(encoder).__name__}` cannot write prompts out: leave `expand=True` out")
         written = encoder.expand(job.prompt, task=context.card.task, seed=job.seed, image=image)
     log.info("expanded prompt: %s", written)
     return dataclasses.replace(job, expanded_prompt=written)

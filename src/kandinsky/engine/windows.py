@@ -117,20 +117,20 @@ def long_of(request: Request, prompt: str, length: float, shape: VideoShape, car
         for name in ("overlap", "fade"):
             if getattr(request, name) is not None:
                 raise RequestError(
-                    f"`{name}` is of clips made in windows, and {length:g} s are made as a whole: leave it out, or ask "
+                    f"`{name}=…` is of clips made in windows, and {length:g} s are made as a whole: leave it out, or ask "
                     f"for more than {card.clip.max_seconds:g} s"
                 )
         return None
     check_able(request, card, length)
     if shape.frames == 1:
-        raise RequestError("a still image has no time: leave `prompt_at` and `loop` out, or ask for more seconds")
+        raise RequestError("a still image has no time: leave `prompt_at=…` and `loop=True` out, or ask for more seconds")
     if request.expand or request.expanded_prompt is not None:
-        raise RequestError("clips made in windows take their prompts as they are: leave `expand` out")
+        raise RequestError("clips made in windows take their prompts as they are: leave `expand=True` out")
     if request.fade is not None and not request.prompt_at:
-        raise RequestError("`fade` is between prompts, and there is one: give `prompt_at=…`, or leave it out")
+        raise RequestError("`fade=…` is between prompts, and there is one: give `prompt_at=…`, or leave it out")
     if request.fade and not card.part("text").mixes:
         change = card.clip.temporal / card.clip.fps
-        raise RequestError(f"`{card.id}` goes from one prompt to the next in {change:.2g} s: leave `fade` out")
+        raise RequestError(f"`{card.id}` goes from one prompt to the next in {change:.2g} s: leave `fade=…` out")
     clip = card.clip
     step, unit = clip.temporal, clip.frame_step // clip.temporal
     longest = longest_of(card)
