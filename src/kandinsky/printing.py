@@ -18,12 +18,16 @@ _HARMFUL = frozenset({"Cc", "Cs", "Zl", "Zp"})  # control characters, surrogates
 _SHORT = {"\a": r"\a", "\b": r"\b", "\t": r"\t", "\n": r"\n", "\v": r"\v", "\f": r"\f", "\r": r"\r"}
 
 
-_SUBJECT: ContextVar[str] = ContextVar("subject", default="")
+_SUBJECT: ContextVar[str | None] = ContextVar("subject", default="")
 
 
 @contextmanager
-def speaking_of(what: str) -> Iterator[None]:
-    """Within the block, notes that are logged are about one of several things, such as `line 3` of a file."""
+def speaking_of(what: str | None) -> Iterator[None]:
+    """Within the block, notes that are logged are about one of several things, such as `line 3` of a file.
+
+    Args:
+        what: What they are about; None where they only repeat what was said, and are dropped.
+    """
     token = _SUBJECT.set(what)
     try:
         yield
@@ -31,7 +35,7 @@ def speaking_of(what: str) -> Iterator[None]:
         _SUBJECT.reset(token)
 
 
-def subject() -> str:
+def subject() -> str | None:
     """What ``speaking_of`` says; empty outside of it."""
     return _SUBJECT.get()
 

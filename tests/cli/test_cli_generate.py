@@ -60,7 +60,7 @@ def test_show_prints_the_command_that_makes_the_same_frames(tiny: Path, call: Ca
     assert json.loads(call("show", "a.gif", "--json").out)["command"] == command
     words = shlex.split(command)
     assert words[0] == "kandinsky"
-    again = call(words[1], "-o", "b.gif", *words[2:])
+    again = call(*words[1:], "-o", "b.gif")
     assert again.code == 0, again.err
     assert np.array_equal(read_video("a.gif").frames, read_video("b.gif").frames)
     assert read_video("a.gif").recipe == read_video("b.gif").recipe

@@ -159,11 +159,10 @@ def test_nothing_a_terminal_obeys_is_printed(tiny: Path, call: Call) -> None:
         assert not any(c in text for c in harmful if c != "\n"), arguments
         assert all(line.startswith(("error: ", "hint: ", "note: ")) for line in done.err.splitlines()), arguments
     command = call("show", "x.png").lines[-1]
-    assert command.startswith("kandinsky generate --model tiny ")
-    done = subprocess.run(
-        ["bash", "-c", f"printf '%s' {command.rpartition(' -- ')[2]}"], capture_output=True, check=True
-    )
-    assert done.stdout.decode() == FORGED, "the last line is the command, and bash reads the prompt back"
+    done = subprocess.run(["bash", "-c", f"printf '%s\\0' {command}"], capture_output=True, check=True)
+    words = done.stdout.decode().split("\0")
+    assert words[:2] == ["kandinsky", "generate"] and words[3:5] == ["--model", "tiny"]
+    assert words[2] == FORGED, "the last line is the command, and bash reads the prompt back"
     assert json.loads(call("show", "x.png", "--json").out)["recipe"]["prompt"] == FORGED
 
 

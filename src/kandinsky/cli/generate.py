@@ -299,21 +299,23 @@ def generate(
 
 
 def _giving_way(source: catalogue.Source, requests: Sequence[Request], *, quiet: bool) -> catalogue.Source | None:
-    """The model that the default one names for conditions that it does not take, or for images to begin with."""
+    """The model that the default one names for conditions that it does not take, or for images to begin with.
+
+    What begins with an image goes to the model for images, and from there to the one that this names.
+    """
     from kandinsky.engine.conditions import lacks
 
-    card = source.card
-    if any(lacks(request, card) for request in requests):
-        name, why = card.conditions_with, f"`{source.name}` does not take all conditions that are asked for"
-    elif requests and all(request.image is not None for request in requests):
-        name, why = card.animates_with, "it begins with an image"
-    else:
-        return None
-    if not name:
+    found, why = source, ""
+    if requests and all(request.image is not None for request in requests) and found.card.animates_with:
+        found, why = catalogue.source_of(found.card.animates_with), "it begins with an image"
+    if any(lacks(request, found.card) for request in requests) and found.card.conditions_with:
+        why = f"`{found.name}` does not take all conditions that are asked for"
+        found = catalogue.source_of(found.card.conditions_with)
+    if found is source:
         return None
     if not quiet:
-        say(f"note: `{name}` is used, since {why}")
-    return catalogue.source_of(name)
+        say(f"note: `{found.name}` is used, since {why}")
+    return found
 
 
 def _run(
@@ -399,7 +401,7 @@ def _is_handed(
         return False
     taken = time.monotonic() - begun
     if not quiet:
-        _say_made(job, recipe, job.shape.frames, taken)
+        _say_made(job, recipe, job.frames, taken)
     tell({"path": str(path), "sheet": None, "taken_s": round(taken, 3), "recipe": recipe})
     return True
 

@@ -183,7 +183,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     threads.prepare()
     with usable() as stdout, signals.as_interrupts():
         handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(_OneLine())
+        handler.setFormatter(_OneLine("note: %(message)s"))
+        handler.addFilter(lambda _record: subject() is not None)
         logging.basicConfig(handlers=[handler], level=logging.WARNING)
         hush_extensions()
         code = _run(list(sys.argv[1:] if arguments is None else arguments))
@@ -313,4 +314,5 @@ class _OneLine(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name is logging's
         about = f"{subject()}: " if subject() else ""
-        return escaped(f"note: {about}{in_flags(super().formatMessage(record))}")
+        record.message = f"{about}{in_flags(record.message)}"
+        return escaped(super().formatMessage(record))

@@ -24,6 +24,12 @@ def before(job: Job) -> Iterator[str]:
     if image is not None and image.given != image.used:
         how = "resized" if image.how == "stretch" else "resized and cropped"
         yield f"image {image.source.file}: {image.given}, used as {image.used}, {how}"
+    if job.frames > 1 and abs(job.frames - job.seconds * job.fps) > 1 + 1e-6:
+        step = job.card.clip.frame_step / job.fps
+        yield (
+            f"{job.seconds:g} s were asked for, and {job.frames / job.fps:.4g} s are made, {job.frames} frames: here "
+            f"clips grow by {step:.3g} s"
+        )
     if job.long is not None and len(job.long.windows) > 1:
         longest = job.card.clip.max_seconds
         yield f"{len(job.long.windows)} windows of up to {longest:g} s, which share {job.long.overlap:.3g} s"

@@ -243,13 +243,15 @@ def _check_taken(one: Given, card: Card) -> None:
 def lacks(request: Request, card: Card) -> bool:
     """Whether a request asks for conditions that a model does not take; no file is opened.
 
+    To be made larger is none of them: another model's clip would be another one, and maybe no larger.
+
     Args:
         request: The request.
         card: The model.
     """
     takes = {*card.does.knows, *card.part("dit").branches}
     needs = {next(name for name, kind in KINDS.items() if isinstance(one, kind)) for one in request.conditions}
-    needs |= {"source"} if request.video is not None or request.upscale is not None else set()
+    needs |= {"source"} if request.video is not None else set()
     needs |= {"frames"} if request.last_image is not None else set()
     needs |= {kind for kind in (CONTROL, REFERENCE) if getattr(request, kind) is not None}
     return not needs <= takes

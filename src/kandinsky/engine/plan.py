@@ -365,7 +365,7 @@ def plan_resolved(
         model=card.id,
         size=f"{width}x{height}",
         clip_seconds=whole_job.seconds,
-        frames=whole_job.shape.frames,
+        frames=whole_job.frames,
         device=device,
         dtype=dtype,
         offload=chosen,

@@ -34,7 +34,7 @@ from kandinsky.media.mask import Mask, open_mask
 from kandinsky.model.card import Card, Sampling
 from kandinsky.model.checks import checked, shown
 from kandinsky.model.condition import Condition, recorded
-from kandinsky.model.given import without_cut
+from kandinsky.model.given import END, Control, Frames, Source, without_cut
 from kandinsky.model.values import LatentShape, Request, VideoShape
 
 if TYPE_CHECKING:
@@ -62,9 +62,9 @@ class Job:
         card: The model.
         prompt: As given.
         negative_prompt: As given, or the card's.
-        seconds: Duration as asked for; the actual one is ``shape.frames / fps``, on the autoencoder's grid.
+        seconds: Duration as asked for; the actual one is ``frames / fps``.
         fps: Frames per second.
-        shape: Frames, height, width in pixels.
+        shape: Frames, height, width in pixels, as they are made: on the autoencoder's grid.
         latent: The same clip for the denoiser.
         steps: Sampling steps.
         guidance: Classifier-free guidance scale.
@@ -80,6 +80,7 @@ class Job:
         long: How a clip that is longer than the model's longest is made.
         begin: Of a window of such a clip, its first latent frame in the whole; noise is then drawn frame by frame.
         upscale: The second stage that makes it larger.
+        cut: Of a clip that is made longer than asked for, since the grid is coarse: how many frames are kept.
     """
 
     card: Card
@@ -103,6 +104,12 @@ class Job:
     long: Long | None = None
     begin: int | None = None
     upscale: Upscale | None = None
+    cut: int | None = None
+
+    @property
+    def frames(self) -> int:
+        """Frames of the result."""
+        return self.shape.frames if self.cut is None else self.cut
 
     @property
     def text(self) -> str:
@@ -150,7 +157,7 @@ class Job:
             "width": self.shape.width,
             "height": self.shape.height,
             "seconds": self.seconds,
-            "frames": self.shape.frames,
+            "frames": self.frames,
             "fps": self.fps,
             "steps": self.steps,
             "guidance": self.guidance,
@@ -223,7 +230,8 @@ def resolve_clip(request: Request, card: Card, needs_image: bool = True) -> Job:
         most=sampling.max_shift,
         note="1 changes nothing",
     )
-    shape = VideoShape(frames=frames_of(seconds, card), height=height, width=width)
+    frames, cut = _lengths(seconds, card, request, others)
+    shape = VideoShape(frames=frames, height=height, width=width)
     if mask is not None and image is not None:
         _check_seen(mask, image, card.clip.spatial)
     is_frame = card.does.image_is == "frames"
@@ -233,7 +241,7 @@ def resolve_clip(request: Request, card: Card, needs_image: bool = True) -> Job:
     if image is not None and not is_frame:
         known = (Condition(card.does.image_is, image, mask=mask), *known)
     cache = checked_cache(request.cache, card, sampling.mag_ratios)
-    long = long_of(request, prompt, seconds, shape, card)
+    long = long_of(request, prompt, seconds, shape, card, cut=cut)
     if large is not None:  # there is no first stage, and the windows are those of the second
         long = long or in_one_go(shape, card, prompt)
     upscale = upscale_of(request, card, shape, long or in_one_go(shape, card), large)
@@ -258,6 +266,7 @@ def resolve_clip(request: Request, card: Card, needs_image: bool = True) -> Job:
         expanded_prompt=request.expanded_prompt,
         long=long,
         upscale=upscale,
+        cut=cut,
     )
 
 
@@ -387,6 +396,28 @@ def frames_of(seconds: float, card: Card) -> int:
     return int(seconds * card.clip.fps + 1e-6) // card.clip.frame_step * card.clip.frame_step + 1
 
 
+def _lengths(
+    seconds: float, card: Card, request: Request, others: Sequence[conditions.Opened]
+) -> tuple[int, int | None]:
+    """Pixel frames of a clip on the autoencoder's grid, and how many of them are kept, if not all.
+
+    A length between two of the grid is made with a group more, of which the rest is cut off. What gives a clip its
+    length has no frames for that group, and what belongs to the clip's end would be cut off: these stay on the grid,
+    the latter at the nearest of its lengths.
+    """
+    clip, below = card.clip, frames_of(seconds, card)
+    asked, above = int(seconds * clip.fps + 1e-6) + 1, below + clip.frame_step
+    longest = math.inf if is_long(request, card, seconds) else frames_of(clip.max_seconds, card)
+    has_own = request.video is not None or any(isinstance(one.asked, Source | Control) for one in others)
+    if asked == below or above > longest or clip.overlap == 0 or card.roll is not None or has_own:
+        return below, None
+    ends = any(isinstance(one.asked, Frames) and one.asked.at == END for one in others)
+    if not (ends or request.loop or request.upscale is not None):
+        return above, asked
+    wanted = seconds * clip.fps
+    return (above if above - wanted < wanted - below else below), None
+
+
 def parse_size(text: str) -> tuple[int, int]:
     """Parse `WIDTHxHEIGHT`.
 
@@ -491,6 +522,8 @@ def checked_guidance(guidance: float | None, negative: str | None, sampling: Sam
         RequestError: The scale is out of range, or the negative prompt is not text.
     """
     value = checked_weight("guidance", guidance, sampling.guidance, sampling)
+    if 0 < sampling.good_guidance < value:
+        log.warning("guidance %g burns colours: this model is made for up to %g", value, sampling.good_guidance)
     negative = sampling.negative_prompt if negative is None else negative
     if value == 1 and negative != sampling.negative_prompt and negative.strip():
         log.warning("the negative prompt has no effect at guidance 1: no second pass runs")
@@ -627,6 +660,11 @@ def checked_steps(steps: int | None, card: Card, sampling: Sampling) -> int:
             f"steps `{shown(steps)}` are not supported by `{card.id}`: "
             f"use a whole number from 1 to {sampling.max_steps}, the default is {sampling.steps}"
         )
+    if 0 < sampling.good_steps < steps:
+        log.warning(
+            "%d steps gain nothing over %d with `%s`, and add grain: the default is %d",
+            steps, sampling.good_steps, card.id, sampling.steps,
+        )  # fmt: skip
     return steps
 
 

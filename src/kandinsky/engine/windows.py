@@ -100,15 +100,18 @@ def is_long(request: Request, card: Card, length: float) -> bool:
     return length > card.clip.max_seconds or bool(request.prompt_at) or request.loop
 
 
-def long_of(request: Request, prompt: str, length: float, shape: VideoShape, card: Card) -> Long | None:
+def long_of(
+    request: Request, prompt: str, length: float, shape: VideoShape, card: Card, *, cut: int | None = None
+) -> Long | None:
     """The windows of a request; None where the model makes it as a whole.
 
     Args:
         request: The request.
         prompt: Its checked prompt.
         length: Its seconds.
-        shape: Size of the result.
+        shape: Size of the result, as it is made.
         card: The model.
+        cut: How many of its frames are kept, if not all.
 
     Raises:
         RequestError: The model makes no windows, or a value does not suit them.
@@ -146,7 +149,7 @@ def long_of(request: Request, prompt: str, length: float, shape: VideoShape, car
     total = (shape.frames - 1) // step + 1
     if request.loop and total < 3:
         raise RequestError(f"{length:g} s are too short to loop: use {(2 * step + 1) / clip.fps:.3g} and more")
-    script = timeline(prompt, request.prompt_at, length=shape.frames / clip.fps, fps=clip.fps, fade=request.fade)
+    script = timeline(prompt, request.prompt_at, length=(cut or shape.frames) / clip.fps, fps=clip.fps, fade=request.fade)
     changes = [latent_of(begin, clip.fps, step) for begin, _ in script.changes]
     # a clip begins with a frame alone and a group, or as many as its grid has, and these see one prompt
     first = min(total, unit + 1)
@@ -308,4 +311,5 @@ def job_of(job: Job, window: Window) -> Job:
         conditions=(),
         long=None,
         begin=window.start,
+        cut=None,
     )

@@ -247,7 +247,8 @@ def jobs_of(request: Request, loading: Loading, count: int) -> list[Job]:
     card = loading.source.card
     first = resolve(request, card)
     attention_for(card, first.sampling, loading.options.attention)
-    return [first, *(resolve(request.with_values(seed=first.seed + i), card) for i in range(1, count))]
+    with speaking_of(None):  # the copies say what the first has said
+        return [first, *(resolve(request.with_values(seed=first.seed + i), card) for i in range(1, count))]
 
 
 def _wanted(row: Row, job: Job, output: str | None, number: int, total: int, copy: int, copies: int) -> Path | None:
@@ -337,7 +338,7 @@ def part_finished(items: Iterable[Item], loading: Loading) -> tuple[list[Item], 
 def finished_recipe(item: Item, loading: Loading) -> dict[str, Any] | None:
     """The recipe of an item's file if an earlier run finished it."""
     real_path(item.target)  # a name that no file can have
-    files = frame_files(item.target, item.job.shape.frames)
+    files = frame_files(item.target, item.job.frames)
     if not all(file.exists() for file in (*files, *([item.sheet] if item.sheet else []))):
         return None
     try:
