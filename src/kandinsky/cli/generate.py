@@ -238,6 +238,7 @@ def generate(
         from kandinsky.cli.plan import show_plan
         from kandinsky.engine.plan import plan_resolved
 
+        _check_read(source, jobs)
         show_plan(plan_resolved(jobs[0], options, root=source.root), as_json=as_json, clips=len(jobs))
         return
 
@@ -296,6 +297,30 @@ def generate(
         if is_alone and not no_server and _is_handed(loading, request, jobs[0], targets[0], tell=tell, quiet=quiet):
             return
         _run(loading, jobs, targets, sheets, layout=layout, sound=chained, tell=tell, quiet=quiet)
+
+
+def _check_read(source: catalogue.Source, jobs: Sequence[Job]) -> None:
+    """Refuse to plan what a text encoder will refuse, where that is told without its weights and its files are here.
+
+    Raises:
+        RequestError: It knows nothing of a prompt.
+    """
+    from kandinsky.errors import WeightsError
+    from kandinsky.weights.locate import locate_parts
+
+    check = source.card.part("text").checks
+    prompts = {
+        prompt: None
+        for job in jobs
+        if not job.conditions  # beside an image, words may say nothing
+        for prompt in ((job.text,) if job.long is None else job.long.script.prompts)
+    }
+    if check is None or not prompts:
+        return
+    with contextlib.suppress(WeightsError):
+        files = locate_parts(source.card.text, root=source.root, model=source.name)
+        for prompt in prompts:
+            check()(source.card.text, files, prompt)
 
 
 def _giving_way(source: catalogue.Source, requests: Sequence[Request], *, quiet: bool) -> catalogue.Source | None:
