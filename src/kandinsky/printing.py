@@ -63,9 +63,15 @@ def shortened(text: object, longest: int = 48) -> str:
     return shown if len(text) <= longest and len(shown) <= longest else shown[: longest - 1] + "…"
 
 
-def counted(number: int, what: str) -> str:
-    """`1 frame`, `2 frames`."""
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+def counted(number: int, what: str, many: str = "") -> str:
+    """`1 frame`, `2 frames`.
+
+    Args:
+        number: How many.
+        what: What one is called.
+        many: What several are called; ``what`` with an s by default.
+    """
+    return f"{number} {what if number == 1 else many or f'{what}s'}"
 
 
 def shell_word(text: str) -> str:

@@ -102,7 +102,7 @@ def run_batch(
     if failed or not quiet:
         words = {"done": "made", "skipped": "finished before", "failed": "failed"}
         told = ", ".join(f"{counts[status]} {word}" for status, word in words.items() if status in counts)
-        say(f"{total} results: {told}; {summary} has a line for each")
+        say(f"{counted(total, 'result')}: {told}; {summary} has a line for each")
     if failed:
         raise typer.Exit(1)
 

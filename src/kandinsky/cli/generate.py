@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 MOST_RESULTS = 10_000  # of one prompt; every one is checked before the first is made
 FULL_SIZE_MODEL = "kandinsky5-lite-t2v-sft-5s"
-FORMATS = ("mp4", "webm", "gif", "webp", "png", "wav", "flac")
+FORMATS = ("mp4", "webm", "gif", "webp", "png", "jpg", "wav", "flac")
 LONGEST_PROMPT = 2**20  # bytes
 
 
@@ -60,7 +60,7 @@ def generate(
         typer.Option(
             "--output",
             "-o",
-            help="File to write: .mp4 .webm .gif .webp .png, %03d.png, a folder `x/`, or `-` for stdout.",
+            help="File to write: .mp4 .webm .gif .webp .png .jpg, %03d.png, a folder `x/`, or `-` for stdout.",
         ),
     ] = None,
     form: Annotated[
@@ -134,6 +134,7 @@ def generate(
     from kandinsky.jobs.names import numbered
     from kandinsky.jobs.prompt_files import parse as parse_prompts
     from kandinsky.jobs.prompt_files import read as read_prompts
+    from kandinsky.media.video import check_still
     from kandinsky.runtime.parallel.launch import World
     from kandinsky.runtime.parallel.layout import settle
 
@@ -281,6 +282,8 @@ def generate(
             jobs = [_going_on(job, target, request) for job, target in zip(jobs, targets, strict=True)]
         sheets = [numbered(sheet, i, len(jobs)) if sheet else None for i in range(len(jobs))]
         _check(targets, sheets, options)
+        for job, target in zip(jobs, targets, strict=True):
+            check_still(target, job.frames)
         if chained:
             from kandinsky.cli.sound import check_clip_targets
 
@@ -472,8 +475,10 @@ def _piped_ending(job: Job, form: str | None) -> str:
     from kandinsky.jobs.names import ending_of
 
     ending = ending_of(job, form)
-    if ending == ".png" and job.shape.frames > 1:
-        raise RequestError("format `png` is one image, and this is a clip: use mp4, webm, gif or webp, or --seconds 0")
+    if ending in (".png", ".jpg") and job.frames > 1:
+        raise RequestError(
+            f"format `{ending[1:]}` is one image, and this is a clip: use mp4, webm, gif or webp, or --seconds 0"
+        )
     return ending
 
 

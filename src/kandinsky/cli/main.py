@@ -281,8 +281,17 @@ def _usage(error: Any) -> int:
         if default is not None:
             say(f"hint: the value comes from {default.origin}")
         else:
-            say(f"hint: `{context.command_path} --help` lists its arguments and options")
+            say(f"hint: {_quoting(message, context)}`{context.command_path} --help` lists its arguments and options")
     return int(getattr(error, "exit_code", 2))
+
+
+def _quoting(message: str, context: Any) -> str:
+    """What is said first to those who forgot the command, or the quotes around a prompt."""
+    if message.startswith("No such command"):
+        return "`kandinsky generate 'a panda waves'` makes a clip; "
+    if message.startswith("Got unexpected extra argument") and context.info_name == "generate":
+        return "a prompt of several words stands in quotes, `kandinsky generate 'a panda waves'`; "
+    return ""
 
 
 # What typer checks itself, by its names; it says neither what was given nor, in plain words, what is allowed.

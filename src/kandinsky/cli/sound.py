@@ -17,6 +17,7 @@ from kandinsky.cli.streams import STDOUT, destination, emit, emit_json, say
 from kandinsky.engine.options import RunOptions
 from kandinsky.errors import RequestError
 from kandinsky.model.card import Card
+from kandinsky.printing import counted
 
 if TYPE_CHECKING:
     from kandinsky.engine.pipeline import VideoToAudioPipeline
@@ -254,7 +255,7 @@ def _say_video(video: InputVideo, target: Path, windows: int) -> None:
     from kandinsky.media.audio import AUDIO_FILES
 
     in_windows = f", in {windows} windows" if windows > 1 else ""
-    say(f"video {video.path}: {video.seconds:.2f} s, {len(video.times_s)} frames{in_windows}")
+    say(f"video {video.path}: {video.seconds:.2f} s, {counted(len(video.times_s), 'frame')}{in_windows}")
     if video.has_audio and target.suffix.lower() not in AUDIO_FILES:
         say("the video's own audio is not copied")
 

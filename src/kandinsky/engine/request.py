@@ -5,6 +5,7 @@ Imports no torch, so that the command line refuses wrong input at once.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import math
@@ -330,8 +331,8 @@ def checked_resample(
         )
     if cache is not None and (resample or edits or any(one.kind == "init" and one.strength < 1 for one in known)):
         raise RequestError(
-            "step caches need every step of a run, and once: leave `cache=…` out, or `strength=…`, `source_prompt=…` and "
-            "`resample=…`"
+            "step caches need every step of a run, and once: leave `cache=…` out, or `strength=…`, "
+            "`source_prompt=…` and `resample=…`"
         )
     return resample or 0
 
@@ -540,8 +541,8 @@ def _expands(request: Request, card: Card) -> bool:
         able = card.part("text").expands
         if not able:
             raise RequestError(
-                f"`{card.id}` cannot expand prompts: its text encoder `{card.text.kind}` only reads; leave `expand=True` "
-                "out, or use a Kandinsky 5 model"
+                f"`{card.id}` cannot expand prompts: its text encoder `{card.text.kind}` only reads; leave "
+                "`expand=True` out, or use a Kandinsky 5 model"
             )
         if card.task not in able:
             raise RequestError(
@@ -624,6 +625,10 @@ def _seconds(seconds: float | None, card: Card, request: Request) -> float:
     if low <= value and is_long(request, card, value):
         check_able(request, card, value)
         high = LONGEST
+    elif value < low and high > 0:  # then what is allowed is said as for lengths that are too long
+        with contextlib.suppress(RequestError):
+            check_able(request, card, value)
+            high = LONGEST
     if not low <= value <= high:
         itself = value == 0 and card.does.image == "required"
         raise RequestError(

@@ -120,13 +120,15 @@ def long_of(
         for name in ("overlap", "fade"):
             if getattr(request, name) is not None:
                 raise RequestError(
-                    f"`{name}=…` is of clips made in windows, and {length:g} s are made as a whole: leave it out, or ask "
-                    f"for more than {card.clip.max_seconds:g} s"
+                    f"`{name}=…` is of clips made in windows, and {length:g} s are made as a whole: leave it out, or "
+                    f"ask for more than {card.clip.max_seconds:g} s"
                 )
         return None
     check_able(request, card, length)
     if shape.frames == 1:
-        raise RequestError("a still image has no time: leave `prompt_at=…` and `loop=True` out, or ask for more seconds")
+        raise RequestError(
+            "a still image has no time: leave `prompt_at=…` and `loop=True` out, or ask for more seconds"
+        )
     if request.expand or request.expanded_prompt is not None:
         raise RequestError("clips made in windows take their prompts as they are: leave `expand=True` out")
     if request.fade is not None and not request.prompt_at:
@@ -149,7 +151,9 @@ def long_of(
     total = (shape.frames - 1) // step + 1
     if request.loop and total < 3:
         raise RequestError(f"{length:g} s are too short to loop: use {(2 * step + 1) / clip.fps:.3g} and more")
-    script = timeline(prompt, request.prompt_at, length=(cut or shape.frames) / clip.fps, fps=clip.fps, fade=request.fade)
+    script = timeline(
+        prompt, request.prompt_at, length=(cut or shape.frames) / clip.fps, fps=clip.fps, fade=request.fade
+    )
     changes = [latent_of(begin, clip.fps, step) for begin, _ in script.changes]
     # a clip begins with a frame alone and a group, or as many as its grid has, and these see one prompt
     first = min(total, unit + 1)

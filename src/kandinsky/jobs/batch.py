@@ -29,7 +29,7 @@ from kandinsky.files import real_path, replacing
 from kandinsky.jobs.names import NAME, ending_of, folder_of, has_name, made_up_name, numbered
 from kandinsky.jobs.prompt_files import Row
 from kandinsky.media import recipe as recipes
-from kandinsky.media.video import check_sheet, check_target, frame_files, write_sheet, write_video
+from kandinsky.media.video import check_sheet, check_still, check_target, frame_files, write_sheet, write_video
 from kandinsky.model.card import Source
 from kandinsky.model.values import Request, Video
 from kandinsky.ops.attention_spec import AttentionSpec
@@ -222,6 +222,7 @@ def plan_items(
                     target = _free(_made_up(output, job, any_seed, form), owners)
                 elif target.absolute() in owners:
                     raise RequestError(f"output `{target}` is that of line {owners[target.absolute()]} already")
+                check_still(target, job.frames)
                 owners[target.absolute()] = row.line
                 page = None if sheet is None else check_sheet(numbered(sheet, first + i - 1, total), target)
                 planned.append(Item(first + i, row.line, job, any_seed, target, page))

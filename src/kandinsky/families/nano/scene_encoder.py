@@ -7,7 +7,6 @@ Where the scene's subjects stand in each frame, and before what, travels behind 
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
