@@ -62,8 +62,10 @@ def described(made: Plan, card: Card | None, *, clips: int = 1) -> Iterator[str]
     if made.fits is False:
         yield f"           {made.advice}"
     number = "" if made.processes == 1 or made.device == "cpu" else f"{made.processes} x "
-    time = f"{_duration(made.seconds * clips)} on {number}{made.timed_on}, {made.timed_why}"
+    time = f"{_duration(made.begin_seconds + made.seconds * clips)} on {number}{made.timed_on}, {made.timed_why}"
     yield f"time       {made.time_class}: about {time} (estimate)"
+    if made.begin_seconds:
+        yield f"  {'begin':<14}{_duration(made.begin_seconds)}, once a process"
     for name, seconds in made.times.items():
         passes = f" for {counted(made.passes * clips, 'pass', 'passes')}" if name == "dit" else ""
         yield f"  {name:<14}{_duration(seconds * clips)}{passes}"

@@ -65,8 +65,8 @@ def in_flags(text: str, kinds: Iterable[type], more: dict[str, str] | None = Non
 
     Args:
         text: The message; `steps=4` in backticks becomes `--steps 4`, `image=…` becomes `--image FILE`, and
-            `trust_remote_code=True` its flag alone, as does `fade=…`, whose value has no name. A name with an underscore is its flag also
-            where it stands without a value. Names that have no flag stay as they are.
+            `trust_remote_code=True` its flag alone, as does `fade=…`, whose value has no name. A name with an
+            underscore is its flag also where it stands without a value. Names that have no flag stay as they are.
         kinds: Dataclasses whose fields say their flags.
         more: Further names and their flags.
 
