@@ -170,9 +170,14 @@ def test_notes_are_one_line_each(call: Call, tiny: Path, capfd: pytest.CaptureFi
     import logging
 
     from kandinsky.cli.main import _OneLine
+    from kandinsky.printing import speaking_of
 
     record = logging.LogRecord("x", logging.WARNING, "", 0, "of `%s`\x1b[2J", ("a\nb",), None)
     assert _OneLine("note: %(message)s").format(record) == r"note: of `a\nb`\x1b[2J"
+    record = logging.LogRecord("x", logging.WARNING, "", 0, "leave `fade=…` out, or `prompt_at=…`", (), None)
+    with speaking_of("line 3"):  # of many results; options are named as here
+        told = _OneLine("note: %(message)s").format(record)
+    assert told == "note: line 3: leave `--fade` out, or `--prompt-at TIME PROMPT`"
 
 
 def test_a_batch_names_its_prompts(tiny: Path, call: Call) -> None:

@@ -259,7 +259,7 @@ def generate(
         if left and not ray:  # the workers of a cluster have files of their own
             loading.check_files()
         if not quiet:
-            _say_run(source, layout, why)
+            _say_run(source, layout, why, is_chosen=is_typed(context, "model"))
         run_batch(
             left if world.is_first else items,
             [*settled, *finished],
@@ -290,7 +290,7 @@ def generate(
             check_clip_targets(targets, chained)
         loading.check_files()
         if not quiet:
-            _say_run(source, layout, why)
+            _say_run(source, layout, why, is_chosen=is_typed(context, "model"))
             if layout.size > 1 and (slower := loses_by_processes(jobs[0], options, layout)):
                 say(f"note: {slower}")
         for note in () if quiet else notes.before(jobs[0]):
@@ -342,7 +342,8 @@ def _giving_way(source: catalogue.Source, requests: Sequence[Request], *, quiet:
     if found is source:
         return None
     if not quiet:
-        say(f"note: `{found.name}` is used, since {why}")
+        before, size = source.card.clip.default_size, found.card.clip.default_size
+        say(f"note: `{found.name}` is used{'' if size == before else f', which makes {size}'}, since {why}")
     return found
 
 
@@ -612,10 +613,10 @@ def _check(targets: list[Path], sheets: list[Path | None], options: RunOptions) 
     options.check()
 
 
-def _say_run(source: catalogue.Source, layout: Layout, why: str) -> None:
+def _say_run(source: catalogue.Source, layout: Layout, why: str, *, is_chosen: bool) -> None:
     """Say how several processes share the work, and which model it is where nobody chose one."""
     if layout.size > 1:
         say(f"{layout.size} processes, --parallel {layout}: {why}")
-    if source.name == catalogue.DEFAULT_MODEL:
+    if source.name == catalogue.DEFAULT_MODEL and not is_chosen:
         say(f"model {source.name} (the default): {source.card.title}; it ships with the package and runs anywhere")
         say(f"for a full-size model: kandinsky plan -m {FULL_SIZE_MODEL}, then generate with -m {FULL_SIZE_MODEL}")

@@ -38,8 +38,8 @@ PROCESS_BYTES = 500_000_000  # Python with torch and its libraries
 # each of them does so beside the others (docs/benchmarks.md, Processes).
 TOGETHER_S = 4.0
 # Seconds that the first clip of a process takes besides on a CPU: weights are read, and kernels called for the first
-# time. Measured in processor time of one thread on an AMD EPYC, first clip less the ones after it: nano2-t2v 0.92, 1.00,
-# 0.85 and 0.87 at 0, 0.7, 2 and 10 s, nano-t2v 0.6 at 2 s.
+# time. Measured in processor time of one thread on an AMD EPYC, the first clip less those after it: nano2-t2v 0.92,
+# 1.00, 0.85 and 0.87 at 0, 0.7, 2 and 10 s, nano-t2v 0.6 at 2 s.
 BEGIN_S = 0.8
 _RESERVE = 0.9  # share of free memory that plans may use
 _TIMES = ((60, "seconds"), (600, "minutes"), (3600, "tens of minutes"), (86400, "hours"))
