@@ -192,8 +192,8 @@ def _replay(
         hush_libraries()
         pipe: Any = load(recipe["model"], **run)
         if not quiet:
-            told = f"{counted(line.frames, 'frame')}, after {line.first_frame} that are not shown"
-            say(f"{escaped(recipe['model'])}: {told}")
+            length = f"{counted(line.frames, 'frame')}, after {line.first_frame} that are not shown"
+            say(f"{escaped(recipe['model'])}: {length}")
         clip = pipe.replay(recipe)
         told = hashlib.sha256()
         for frames in clip.pieces:

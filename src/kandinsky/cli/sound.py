@@ -241,11 +241,9 @@ def _target(video: InputVideo, output: str | None, audio_only: bool, form: str |
     from kandinsky.media.audio import AUDIO_FILES, check_audio_target
     from kandinsky.media.mux import check_copy_target
 
-    if output is None or (folder := folder_of(output)) is not None:
-        named = f"{video.path.stem}-sound{_ending(video, audio_only, form)}"
-        path = numbered(named if output is None else folder / named, index, count)
-    else:
-        path = numbered(output, index, count)
+    folder = Path() if output is None else folder_of(output)
+    named = f"{video.path.stem}-sound{_ending(video, audio_only, form)}"
+    path = numbered(str(output) if folder is None else folder / named, index, count)
     if path.suffix.lower() in AUDIO_FILES or audio_only:
         return check_audio_target(path)
     return check_copy_target(path, video)
