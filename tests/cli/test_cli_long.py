@@ -107,7 +107,7 @@ def test_a_plan_says_how_many_windows(tiny: Path, call: Call) -> None:
     ("words", "message"),
     [
         (("--seconds", "5", "--prompt-at", "cat"), "is no prompt with a time: use `5s a cat`"),
-        (("--seconds", "5", "--prompt-at", "6s a cat"), "outside of a clip of 5.083 s"),
+        (("--seconds", "5", "--prompt-at", "6s a cat"), "outside of a clip of 5 s"),
         (("--seconds", "5", "--overlap", "3s", *QUICK), "leaves nothing to make in a window of 2 s"),
         (("--seconds", "1", "--overlap", "0.5s"), "are made as a whole: leave it out"),
         (

@@ -38,17 +38,19 @@ def test_whole_seconds_give_the_official_number_of_frames(seconds: int) -> None:
 @pytest.mark.parametrize(
     ("model", "asked", "made", "shown"),
     [
-        ("nano2-t2v", {"seconds": 5}, 65, 61),
-        ("nano2-t2v", {"seconds": 1}, 17, 13),
+        ("nano2-t2v", {"seconds": 5}, 65, 60),
+        ("nano2-t2v", {"seconds": 1}, 17, 12),
         ("nano2-t2v", {"seconds": 2}, 25, 25),
         ("nano2-t2v", {"seconds": 0}, 1, 1),
-        ("nano2-t2v", {"seconds": 3, "prompt_at": [("a cat", 1.5)]}, 41, 37),
+        ("nano2-t2v", {"seconds": 3, "prompt_at": [("a cat", 1.5)]}, 41, 36),
         ("nano2-t2v", {"seconds": 5, "loop": True}, 57, 57),  # the nearest: the end leads to the beginning
         ("nano2-t2v", {"seconds": 5.2, "loop": True}, 65, 65),
         ("nano-t2v", {"seconds": 1.9}, 25, 23),
         ("nano-t2v", {"seconds": 1.8, "upscale": 2}, 21, 21),
         (CARD.id, {"seconds": 4.9}, 121, 118),
         (CARD.id, {"seconds": 5}, 121, 121),
+        (CARD.id, {"seconds": 121 / 24}, 121, 121),  # as a clip's own length is told
+        ("nano2-t2v", {"seconds": 60 / 12}, 65, 60),
     ],
 )
 def test_a_clip_is_as_long_as_was_asked_for(model: str, asked: dict[str, object], made: int, shown: int) -> None:

@@ -407,10 +407,10 @@ def _lengths(
     the latter at the nearest of its lengths.
     """
     clip, below = card.clip, frames_of(seconds, card)
-    asked, above = int(seconds * clip.fps + 1e-6) + 1, below + clip.frame_step
+    asked, above = math.ceil(seconds * clip.fps - 1e-6), below + clip.frame_step
     longest = math.inf if is_long(request, card, seconds) else frames_of(clip.max_seconds, card)
     has_own = request.video is not None or any(isinstance(one.asked, Source | Control) for one in others)
-    if asked == below or above > longest or clip.overlap == 0 or card.roll is not None or has_own:
+    if asked <= below or above > longest or clip.overlap == 0 or card.roll is not None or has_own:
         return below, None
     ends = any(isinstance(one.asked, Frames) and one.asked.at == END for one in others)
     if not (ends or request.loop or request.upscale is not None):
