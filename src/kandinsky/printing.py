@@ -8,12 +8,36 @@ from __future__ import annotations
 
 import shlex
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 # They reorder the text around them; the other format characters join emoji and letters.
 _BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 _HARMFUL = frozenset({"Cc", "Cs", "Zl", "Zp"})  # control characters, surrogates, line and paragraph separators
 _SHORT = {"\a": r"\a", "\b": r"\b", "\t": r"\t", "\n": r"\n", "\v": r"\v", "\f": r"\f", "\r": r"\r"}
+
+
+_SUBJECT: ContextVar[str | None] = ContextVar("subject", default="")
+
+
+@contextmanager
+def speaking_of(what: str | None) -> Iterator[None]:
+    """Within the block, notes that are logged are about one of several things, such as `line 3` of a file.
+
+    Args:
+        what: What they are about; None where they only repeat what was said, and are dropped.
+    """
+    token = _SUBJECT.set(what)
+    try:
+        yield
+    finally:
+        _SUBJECT.reset(token)
+
+
+def subject() -> str | None:
+    """What ``speaking_of`` says; empty outside of it."""
+    return _SUBJECT.get()
 
 
 def escaped(text: object, *, keep: str = "") -> str:
@@ -39,9 +63,15 @@ def shortened(text: object, longest: int = 48) -> str:
     return shown if len(text) <= longest and len(shown) <= longest else shown[: longest - 1] + "…"
 
 
-def counted(number: int, what: str) -> str:
-    """`1 frame`, `2 frames`."""
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+def counted(number: int, what: str, many: str = "") -> str:
+    """`1 frame`, `2 frames`.
+
+    Args:
+        number: How many.
+        what: What one is called.
+        many: What several are called; ``what`` with an s by default.
+    """
+    return f"{number} {what if number == 1 else many or f'{what}s'}"
 
 
 def shell_word(text: str) -> str:

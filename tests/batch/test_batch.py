@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from batch.prompts import STILL, Watched
 from kandinsky import catalogue
@@ -108,6 +109,39 @@ def test_names_do_not_collide_and_stay(loading: Watched) -> None:
     assert names == [f"{slug}-1.png", f"{slug}-2.png", f"{slug}-1-2.png", f"{slug}-2-2.png", "o/b-1.png", "o/b-2.png"]
     assert names[:2] == [str(item.target) for item in plan(loading, rows[0], count=2, output="o/{name}.png")]
     assert [str(item.target) for item in plan(loading, *rows[:2], output="x.png")] == ["x-1.png", "x-2.png"]
+
+
+def test_a_folder_holds_the_results(loading: Watched) -> None:
+    Path("there").mkdir()
+    rows: tuple[dict[str, Any], ...] = ({"prompt": "a dot"}, {"prompt": "a cat", "output": "x.png"})
+    for output in ("new/", "there", "there/"):
+        folder = output.rstrip("/")
+        items = plan(loading, *rows, output=output, form="webp")
+        assert [str(item.target) for item in items] == [f"{folder}/a-dot-1.webp", f"{folder}/x.png"]
+    assert [str(item.target) for item in plan(loading, rows[0], output="new/")] == ["new/a-dot-1.png"]
+    assert [str(item.target) for item in plan(loading, rows[0], output="new/{name}/")] == ["new/a-dot-1"]
+    with pytest.raises(RequestError, match="ends in a slash"):
+        plan(loading, *rows, output="x.mp4/")
+    with pytest.raises(RequestError, match="is one image, and this is a clip of 5 frames"):
+        plan(loading, {"prompt": "a dot", "seconds": 0.4, "output": "x.jpg"})
+
+
+def test_each_result_says_what_a_single_one_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (64, 96), "white").save("wide.png")
+    rows = ['{"prompt": "a cat"}', '{"prompt": "a cat xyzzy", "negative_prompt": "blurry"}']
+    rows.append('{"prompt": "a cat moves left", "image": "wide.png", "seconds": 0.7}')
+    Path("p.jsonl").write_text("\n".join(rows))
+    words = ["generate", "-m", "nano2-t2v", "--prompts", "p.jsonl", "--seconds", "0", "--store", "off", "-o", "out/"]
+    assert main(words) == 0
+    _, err = capfd.readouterr()
+    assert "2/3 `a cat xyzzy`: words of the prompt that the model does not use: `xyzzy`" in err
+    assert "3/3 `a cat moves left`: image wide.png: 64x96, used as 192x192, resized and cropped" in err
+    lines = [json.loads(line) for line in Path("p.summary.jsonl").read_text().splitlines()]
+    assert [line.get("unused_words") for line in lines] == [None, ["xyzzy"], None]
+    assert {Path(line["path"]).parent for line in lines} == {Path("out")}
 
 
 def test_rows_that_cannot_be_made(loading: Watched) -> None:

@@ -45,7 +45,7 @@ def test_a_result_is_made_again_from_what_its_file_says(files: Path, call: Call)
     assert len(first) == 5  # the control's length
     assert [one["strength"] for one in first.recipe["conditions"]] == [0.5, 1.0]
     command = shlex.split(call("show", done.lines[-1]).lines[-1])
-    again = call(*command[1:3], *command[3:-2], "-o", "again.mp4", *command[-2:])
+    again = call(*command[1:], "-o", "again.mp4")
     assert again.code == 0, again.err
     assert np.array_equal(read_video("again.mp4").frames, first.frames)
 

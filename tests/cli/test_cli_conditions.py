@@ -36,7 +36,7 @@ def test_known_frames_are_repeated_from_what_the_file_says(files: Path, call: Ca
     assert [(one["file"], one["at"]) for one in first.recipe["conditions"]] == [("a.mp4", 0), ("end.png", "end")]
     command = shlex.split(call("show", done.lines[-1]).lines[-1])
     assert command[command.index("--known") + 1] == "a.mp4[0:5]@0"
-    again = call(*command[1:3], *command[3:-2], "-o", "again.mp4", *command[-2:])
+    again = call(*command[1:], "-o", "again.mp4")
     assert again.code == 0, again.err
     assert np.array_equal(read_video("again.mp4").frames, first.frames)
 
@@ -94,17 +94,25 @@ def test_a_default_model_that_takes_no_such_conditions_gives_way_to_the_one_it_n
         ("--last-image", "p.png"),
         ("--video", "a.mp4", "--strength", "0.6"),
         ("--control", "a.mp4"),
-        ("--upscale", "2"),
+        ("--video", "a.mp4", "--upscale", "2"),
     ):
         done = call("generate", "a panda", *words, "--plan")
         assert done.code == 0 and "nano-t2v" in done.err, (words, done.err)
         refused = call("generate", "a panda", *words, "-m", "nano2-t2v", "--plan")
-        assert refused.code == 2 and "use `nano-t2v`" in refused.err, (words, refused.err)
+        assert refused.code == 2 and "`nano-t2v`" in refused.err, (words, refused.err)
+        assert "which makes 96x96" in done.err
     for words in (("a panda", "--image", "p.png"), ("jumps", "--image", "p.png"), ("--image", "p.png")):
         done = call("generate", *words, "--plan")
         assert done.code == 0 and "note: `nano2-i2v` is used, since it begins with an image" in done.err, done.err
     done = call("generate", "a panda", "--image", "p.png", "-m", "nano2-t2v", "--plan")
     assert done.code == 0 and "note:" not in done.err
+    for words in (("--last-image", "p.png"), ("--control", "a.mp4"), ("--known", "p.png@1s")):
+        done = call("generate", "a panda", "--image", "p.png", *words, "--plan")
+        assert done.code == 0 and "note: `nano-i2v` is used, which makes 96x96, since `nano2-i2v`" in done.err, done.err
+        assert done.lines[0].split() == ["model", "nano-i2v"]
+    for words in ((), ("--image", "p.png")):  # another model's clip would be another one, and no larger
+        done = call("generate", "a panda", *words, "--upscale", "2", "--plan")
+        assert done.code == 2 and "give the finished clip as `--video FILE` to `nano-" in done.err, done.err
     rows = [{"prompt": "a cat"}, {"prompt": "a cat", "conditions": ["p.png@end"]}]
     Path("rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     assert "nano-t2v" in call("generate", "--prompts", "rows.jsonl", "--plan").err

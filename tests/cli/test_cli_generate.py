@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from kandinsky.cli import main as cli
 from kandinsky.media import video as media
@@ -60,7 +61,7 @@ def test_show_prints_the_command_that_makes_the_same_frames(tiny: Path, call: Ca
     assert json.loads(call("show", "a.gif", "--json").out)["command"] == command
     words = shlex.split(command)
     assert words[0] == "kandinsky"
-    again = call(words[1], "-o", "b.gif", *words[2:])
+    again = call(*words[1:], "-o", "b.gif")
     assert again.code == 0, again.err
     assert np.array_equal(read_video("a.gif").frames, read_video("b.gif").frames)
     assert read_video("a.gif").recipe == read_video("b.gif").recipe
@@ -147,3 +148,54 @@ def test_ctrl_c_for_real(tiny: Path) -> None:
     ended = all(name.endswith((".mp4", ".latent.safetensors")) and not name.startswith(".") for name in left)
     assert first in left and ended
     assert len(read_video(first).frames) == 5
+
+
+def test_a_still_may_be_a_jpeg_and_a_clip_is_none(tiny: Path, call: Call) -> None:
+    words = ("generate", "a dot", "-m", "tiny", "--steps", "1", "--seed", "3")
+    for name in ("x.jpg", "x.jpeg"):
+        assert call(*words, "--seconds", "0", "-o", name).code == 0
+        assert call("show", name).lines[-1].startswith("kandinsky generate 'a dot' --model tiny ")
+        assert read_video(name).frames.shape == (1, 64, 64, 3)
+    done = call(*words, "--seconds", "0.5", "-o", "y.jpg")
+    assert done.code == 2 and "is one image, and this is a clip of 13 frames" in done.err and not Path("y.jpg").exists()
+    assert call(*words, "--seconds", "0", "--format", "jpg").lines == ["a-dot-3.jpg"]
+
+
+def test_a_folder_holds_several_results(tiny: Path, call: Call) -> None:
+    words = ("generate", "a dot", "-m", "tiny", "--steps", "1", "--seed", "3", "--seconds", "0")
+    done = call(*words, "--count", "2", "-o", "out/", "--format", "webp")
+    assert done.lines == ["out/a-dot-3.webp", "out/a-dot-4.webp"]
+    assert call(*words, "-o", "frames/").code == 0 and [one.name for one in Path("frames").iterdir()] == ["0000.png"]
+
+
+def test_a_clip_is_cut_to_what_was_asked_for(tiny: Path, call: Call) -> None:
+    words = ("generate", "a dot", "-m", "tiny", "--steps", "1", "--seed", "3")
+    for seconds, name, frames in (("0.5", "whole.png", 13), ("0.45", "cut.png", 11)):
+        done = call(*words, "--seconds", seconds, "-o", name.replace(".", "%02d."))
+        assert done.code == 0 and f"seed 3, {frames} frames" in done.err
+        assert call("show", name.replace(".", "00.")).code == 0
+    whole, cut = (sorted(Path().glob(f"{name}*.png")) for name in ("whole", "cut"))
+    assert (len(whole), len(cut)) == (13, 11)
+    assert all(
+        np.array_equal(np.asarray(Image.open(a)), np.asarray(Image.open(b))) for a, b in zip(whole, cut, strict=False)
+    )
+
+
+def test_what_a_reader_refuses_is_refused_with_the_plan(call: Call) -> None:
+    for words in (("xyzzy",), ("a cat", "--prompt-at", "1s xyzzy", "--seconds", "3")):
+        done = call("generate", *words, "--plan")
+        assert done.code == 2 and "this model knows nothing that `xyzzy` asks for" in done.err, done.err
+    done = call("generate", "a cat", "--plan")
+    assert done.code == 0 and "for 1 pass\n" in done.out and "begin         0.8 s, once a process" in done.out
+
+
+def test_those_who_forget_the_command_or_the_quotes_are_told(call: Call) -> None:
+    for words, said in ((("a panda",), "makes a clip"), (("generate", "a", "panda"), "stands in quotes")):
+        done = call(*words)
+        assert done.code == 2 and said in done.err, done.err
+        assert "kandinsky generate 'a panda waves'" in done.err
+
+
+def test_a_note_is_said_once_for_all_seeds(fresh: Call) -> None:
+    done = fresh("generate", "a cat", "--seconds", "0", "--guidance", "3", "--count", "2")
+    assert done.code == 0 and done.err.count("guidance 3 burns colours") == 1

@@ -8,8 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kandinsky import catalogue
+from kandinsky.cli import notes
 from kandinsky.engine.request import frames_of, parse_size, resolve
 from kandinsky.errors import RequestError
+from kandinsky.model.given import moment
 from kandinsky.model.values import Request
 
 CARD = catalogue.find("kandinsky5-lite-t2v-sft-5s")
@@ -31,6 +33,36 @@ def test_blanks_are_filled_from_the_card() -> None:
 def test_whole_seconds_give_the_official_number_of_frames(seconds: int) -> None:
     official = 1 if seconds == 0 else seconds * 24 // 4 + 1
     assert (frames_of(seconds, CARD) - 1) // 4 + 1 == official
+
+
+@pytest.mark.parametrize(
+    ("model", "asked", "made", "shown"),
+    [
+        ("nano2-t2v", {"seconds": 5}, 65, 60),
+        ("nano2-t2v", {"seconds": 1}, 17, 12),
+        ("nano2-t2v", {"seconds": 2}, 25, 25),
+        ("nano2-t2v", {"seconds": 0}, 1, 1),
+        ("nano2-t2v", {"seconds": 3, "prompt_at": [("a cat", 1.5)]}, 41, 36),
+        ("nano2-t2v", {"seconds": 5, "loop": True}, 57, 57),  # the nearest: the end leads to the beginning
+        ("nano2-t2v", {"seconds": 5.2, "loop": True}, 65, 65),
+        ("nano-t2v", {"seconds": 1.9}, 25, 23),
+        ("nano-t2v", {"seconds": 1.8, "upscale": 2}, 21, 21),
+        (CARD.id, {"seconds": 4.9}, 121, 118),
+        (CARD.id, {"seconds": 5}, 121, 121),
+        (CARD.id, {"seconds": 121 / 24}, 121, 121),  # as a clip's own length is told
+        ("nano2-t2v", {"seconds": 60 / 12}, 65, 60),
+    ],
+)
+def test_a_clip_is_as_long_as_was_asked_for(model: str, asked: dict[str, object], made: int, shown: int) -> None:
+    card = catalogue.find(model)
+    job = resolve(Request(model, "a panda", **asked), card)  # type: ignore[arg-type]
+    assert (job.shape.frames, job.frames) == (made, shown)
+    assert job.settings()["frames"] == shown and job.settings()["seconds"] == asked["seconds"]
+    noted = [note for note in notes.before(job) if "were asked for" in note]
+    assert bool(noted) == (abs(shown / job.fps - float(str(asked["seconds"]))) > 1.01 / job.fps), noted
+    if "loop" not in asked:  # what is learned has whole groups of frames, and no more than an example has
+        whole = resolve(Request(model, "a panda", seconds=min(float(str(asked["seconds"])), 2)), card.of_whole_clips())
+        assert whole.cut is None and whole.shape.frames <= whole.seconds * whole.fps + 1
 
 
 @given(
@@ -97,3 +129,29 @@ def test_request_survives_json() -> None:
     assert Request.from_dict(ASK.to_dict()) == ASK
     with pytest.raises(RequestError, match="unknown request field `sede`"):
         Request.from_dict({"model": "x", "prompt": "y", "sede": 1})
+
+
+def test_a_length_that_is_not_allowed_is_told_the_same_both_ways() -> None:
+    card = catalogue.find("nano2-t2v")
+    for seconds in (-1, 1e9):
+        with pytest.raises(RequestError, match="use 0 to 3600"):
+            resolve(Request(card.id, "a panda", seconds=seconds), card)
+    with pytest.raises(RequestError, match="use 0 to 5 "):
+        resolve(ASK.with_values(seconds=-1), CARD.of_whole_clips())
+
+
+def test_what_burns_or_gains_nothing_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    card = catalogue.find("nano2-t2v")
+    for asked, said in (({"guidance": 4}, "guidance 4 burns colours"), ({"steps": 50}, "50 steps gain nothing over 4")):
+        caplog.clear()
+        resolve(Request(card.id, "a panda", **asked), card)  # type: ignore[arg-type]
+        assert said in caplog.text
+    caplog.clear()
+    resolve(Request(card.id, "a panda", guidance=1, steps=4), card)
+    resolve(ASK.with_values(guidance=8, steps=80), CARD)  # nothing is known of these
+    assert not caplog.text
+
+
+@pytest.mark.parametrize("text", ["1.5s", "1.5с", "1.5 с"])
+def test_an_s_of_either_alphabet_is_seconds(text: str) -> None:
+    assert moment(text, "it") == (1.5, True)

@@ -40,7 +40,7 @@ def test_a_film_gets_sound_and_the_recipe_makes_it_again(model: Path, film: Path
     assert "2.00 s, 16 frames" in err and "seed 7" in err
     assert streams("a.mp4") == ["video", "audio"]
     command = call("show", "a.mp4")[1].splitlines()[-1]
-    for part in (f"--video {film}", "--seed 7", "--steps 2", "-- rain"):
+    for part in (f"--video {film}", "--seed 7", "--steps 2", "generate rain "):
         assert part in command
     words = [*command.replace("'", "").split()[1:]]
     assert f"--negative {sound_negative()}" in " ".join(words)

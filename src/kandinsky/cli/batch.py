@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from kandinsky.cli import notes
 from kandinsky.cli.streams import emit, emit_json, in_flags, say
 from kandinsky.errors import RequestError
-from kandinsky.printing import counted, shortened
+from kandinsky.printing import counted, shortened, speaking_of
 
 if TYPE_CHECKING:
     from kandinsky.diffusion.sample import OnStep
+    from kandinsky.engine.request import Job
     from kandinsky.jobs.batch import Item, Loading, Outcome, Runner, Summary
 
 
@@ -77,7 +79,7 @@ def run_batch(
     total = len(record.outcomes)
     with record, listed(items, loading.source.name, store) as listing:
         for outcome in sorted(settled, key=lambda outcome: outcome.number):
-            _tell(outcome, total, as_json=as_json, quiet=quiet, paths=paths)
+            _tell(outcome, None, total, as_json=as_json, quiet=quiet, paths=paths)
         begin = None if listing is None else listing.begin
         runner = _runner(loading, total, ray=ray, workers=workers, quiet=quiet, begin=begin)
         with _counting(record, total, is_on=ray is not None and not quiet) as moved:
@@ -88,7 +90,7 @@ def run_batch(
                     if listing is not None:
                         listing.settle(outcome)
                     moved()
-                    _tell(outcome, total, as_json=as_json, quiet=quiet, paths=paths)
+                    _tell(outcome, item.job, total, as_json=as_json, quiet=quiet, paths=paths)
             except KeyboardInterrupt as error:
                 kept = [path for item in items if (path := latent_path(item.target)).exists()]
                 raise KeyboardInterrupt(record.progress(kept)) from error
@@ -100,7 +102,7 @@ def run_batch(
     if failed or not quiet:
         words = {"done": "made", "skipped": "finished before", "failed": "failed"}
         told = ", ".join(f"{counts[status]} {word}" for status, word in words.items() if status in counts)
-        say(f"{total} results: {told}; {summary} has a line for each")
+        say(f"{counted(total, 'result')}: {told}; {summary} has a line for each")
     if failed:
         raise typer.Exit(1)
 
@@ -144,7 +146,8 @@ def _runner(
         if item is not None and begin is not None:
             begin(item)
         title = "loading" if item is None else f"{item.number}/{total} {item.job.prompt}"
-        with patient(title, quiet=quiet) as on_step:
+        about = "" if item is None else f"{item.number}/{total} `{shortened(item.job.prompt)}`"
+        with speaking_of(about), patient(title, quiet=quiet) as on_step:
             yield on_step
 
     return LocalRunner(loading, watch)
@@ -167,8 +170,11 @@ def _counting(record: Summary, total: int, *, is_on: bool) -> Iterator[Callable[
         yield moved
 
 
-def _tell(outcome: Outcome, total: int, *, as_json: bool, quiet: bool, paths: bool) -> None:
-    """Print on stdout the path of the result, or one JSON object per entry; the rest on stderr."""
+def _tell(outcome: Outcome, job: Job | None, total: int, *, as_json: bool, quiet: bool, paths: bool) -> None:
+    """Print on stdout the path of the result, or one JSON object per entry; the rest on stderr.
+
+    The job is that of a result that was made just now.
+    """
     place, named = f"{outcome.number}/{total}", f"`{shortened(outcome.prompt)}`"
     if outcome.error is not None:
         say(f"error: {place}, line {outcome.line} {named}: {in_flags(outcome.error)}")
@@ -181,6 +187,8 @@ def _tell(outcome: Outcome, total: int, *, as_json: bool, quiet: bool, paths: bo
             where = f", {outcome.worker}" if outcome.worker else ""
             frames = counted(int(outcome.recipe.get("frames") or 0), "frame")
             told = f"seed {outcome.seed}, {frames}, {outcome.taken_s:.1f} s{where}"
+            for note in () if job is None else [*notes.before(job), *notes.after(job, outcome.recipe)]:
+                say(f"{place} {named}: {note}")
             say(f"{place} {named}: {told}")
     if as_json:
         emit_json({**outcome.record(), "recipe": dict(outcome.recipe) or None})

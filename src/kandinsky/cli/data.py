@@ -12,7 +12,7 @@ from kandinsky.cli.rendered import Flags, rendered
 from kandinsky.cli.streams import emit, say
 from kandinsky.engine.options import RunOptions
 from kandinsky.errors import RequestError
-from kandinsky.printing import escaped
+from kandinsky.printing import counted, escaped
 
 SHOWN = 20  # skipped examples that are named
 
@@ -73,13 +73,13 @@ def encode(
     run: dict[str, Any],
 ) -> None:
     """Encode clips and captions into latents and embeddings for training. A run that was stopped goes on."""
-    from kandinsky.cli.progress import counted, hush_libraries
+    from kandinsky.cli import progress
     from kandinsky.train.data import encode as encoding
 
     if captions not in ("required", "optional"):
         raise RequestError(f"captions `{escaped(captions)}`: use `required` or `optional`")
-    hush_libraries()
-    with counted("encoding") as tell:
+    progress.hush_libraries()
+    with progress.counted("encoding") as tell:
         made = encoding.encode(
             source,
             model,
@@ -99,7 +99,8 @@ def encode(
         say(f"skipped: {fault.reason}")
     if len(made.skipped) > SHOWN:
         say(f"skipped: {len(made.skipped) - SHOWN} more, see `{made.folder / 'dataset.json'}`")
-    say(f"{made.clips} clips ({made.added} new), {made.texts} captions, {len(made.skipped)} skipped")
+    new = f"{counted(made.clips, 'clip')} ({made.added} new)"
+    say(f"{new}, {counted(made.texts, 'caption')}, {len(made.skipped)} skipped")
     emit(made.folder)
 
 
@@ -193,7 +194,7 @@ def curate(
         say(f"decoding alone: {rates['decoding']['video_s_per_s']:g} seconds of video a second, of one worker")
     for name, count in made.dropped.items():
         say(f"dropped by {name}: {count}")
-    say(f"{made.files} files, {made.scenes} scenes, {made.kept} kept")
+    say(f"{counted(made.files, 'file')}, {counted(made.scenes, 'scene')}, {made.kept} kept")
     if not made.is_new:
         say("nothing to do: all of it is there")
     emit(made.folder)

@@ -12,6 +12,7 @@ from kandinsky.cli.complete import model_ids
 from kandinsky.cli.streams import emit, emit_json, say
 from kandinsky.errors import RequestError
 from kandinsky.model.card import Source
+from kandinsky.printing import counted
 
 if TYPE_CHECKING:
     from kandinsky.weights.hub import Fetched
@@ -69,11 +70,11 @@ def download(
         done = fetch(card, root=folder or source.root, on_file=report)
         if not quiet:
             came = sum(entry.transferred for entry in done)
-            say(f"{card.id}: {len(done)} files verified, {gigabytes(came)} fetched")
+            say(f"{card.id}: {counted(len(done), 'file')} verified, {gigabytes(came)} fetched")
     for repo in loras:
         done = download_lora(repo, root=folder, on_file=report)
         if not quiet:
-            say(f"{repo}: {len(done)} files verified; to use it: kandinsky generate --lora {repo}")
+            say(f"{repo}: {counted(len(done), 'file')} verified; to use it: kandinsky generate --lora {repo}")
     if folder and not quiet:
         say(f"to use this folder: export KANDINSKY_WEIGHTS={folder.absolute()}")
 

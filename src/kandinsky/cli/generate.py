@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kandinsky import catalogue
+from kandinsky.cli import notes
 from kandinsky.cli.complete import model_ids
 from kandinsky.cli.rendered import Flags, rendered
 from kandinsky.cli.settings import is_typed
@@ -23,19 +24,18 @@ from kandinsky.cli.together import together
 from kandinsky.engine.options import RunOptions
 from kandinsky.errors import KandinskyError, RequestError
 from kandinsky.model.values import Request
-from kandinsky.printing import counted, escaped
+from kandinsky.printing import counted
 
 if TYPE_CHECKING:
     from kandinsky.cli.sound import SoundModel
     from kandinsky.engine.request import Job
     from kandinsky.jobs.batch import Item, Loading, Outcome
-    from kandinsky.media.image import FittedImage
     from kandinsky.model.values import VideoStream
     from kandinsky.runtime.parallel.layout import Layout
 
 MOST_RESULTS = 10_000  # of one prompt; every one is checked before the first is made
 FULL_SIZE_MODEL = "kandinsky5-lite-t2v-sft-5s"
-FORMATS = ("mp4", "webm", "gif", "webp", "png", "wav", "flac")
+FORMATS = ("mp4", "webm", "gif", "webp", "png", "jpg", "wav", "flac")
 LONGEST_PROMPT = 2**20  # bytes
 
 
@@ -60,7 +60,7 @@ def generate(
         typer.Option(
             "--output",
             "-o",
-            help="File to write: .mp4 .webm .gif .webp .png, %03d.png, a folder `x/`, or `-` for stdout.",
+            help="File to write: .mp4 .webm .gif .webp .png .jpg, %03d.png, a folder `x/`, or `-` for stdout.",
         ),
     ] = None,
     form: Annotated[
@@ -134,6 +134,7 @@ def generate(
     from kandinsky.jobs.names import numbered
     from kandinsky.jobs.prompt_files import parse as parse_prompts
     from kandinsky.jobs.prompt_files import read as read_prompts
+    from kandinsky.media.video import check_still
     from kandinsky.runtime.parallel.launch import World
     from kandinsky.runtime.parallel.layout import settle
 
@@ -238,6 +239,7 @@ def generate(
         from kandinsky.cli.plan import show_plan
         from kandinsky.engine.plan import plan_resolved
 
+        _check_read(source, jobs)
         show_plan(plan_resolved(jobs[0], options, root=source.root), as_json=as_json, clips=len(jobs))
         return
 
@@ -257,7 +259,7 @@ def generate(
         if left and not ray:  # the workers of a cluster have files of their own
             loading.check_files()
         if not quiet:
-            _say_run(source, layout, why)
+            _say_run(source, layout, why, is_chosen=is_typed(context, "model"))
         run_batch(
             left if world.is_first else items,
             [*settled, *finished],
@@ -280,20 +282,19 @@ def generate(
             jobs = [_going_on(job, target, request) for job, target in zip(jobs, targets, strict=True)]
         sheets = [numbered(sheet, i, len(jobs)) if sheet else None for i in range(len(jobs))]
         _check(targets, sheets, options)
+        for job, target in zip(jobs, targets, strict=True):
+            check_still(target, job.frames)
         if chained:
             from kandinsky.cli.sound import check_clip_targets
 
             check_clip_targets(targets, chained)
         loading.check_files()
         if not quiet:
-            _say_run(source, layout, why)
+            _say_run(source, layout, why, is_chosen=is_typed(context, "model"))
             if layout.size > 1 and (slower := loses_by_processes(jobs[0], options, layout)):
                 say(f"note: {slower}")
-        if (fitted := jobs[0].image) and not quiet:
-            _say_image(fitted)
-        if (long := jobs[0].long) and not quiet:
-            longest = source.card.clip.max_seconds
-            say(f"{len(long.windows)} windows of up to {longest:g} s, which share {long.overlap:.3g} s")
+        for note in () if quiet else notes.before(jobs[0]):
+            say(note)
         tell = _no_result if is_piped else emit_json if as_json else _say_path
         is_alone = len(jobs) == 1 and world.size == 1 and not chained and sheet is None
         if is_alone and not no_server and _is_handed(loading, request, jobs[0], targets[0], tell=tell, quiet=quiet):
@@ -301,22 +302,49 @@ def generate(
         _run(loading, jobs, targets, sheets, layout=layout, sound=chained, tell=tell, quiet=quiet)
 
 
+def _check_read(source: catalogue.Source, jobs: Sequence[Job]) -> None:
+    """Refuse to plan what a text encoder will refuse, where that is told without its weights and its files are here.
+
+    Raises:
+        RequestError: It knows nothing of a prompt.
+    """
+    from kandinsky.errors import WeightsError
+    from kandinsky.weights.locate import locate_parts
+
+    check = source.card.part("text").checks
+    prompts = {
+        prompt: None
+        for job in jobs
+        if not job.conditions  # beside an image, words may say nothing
+        for prompt in ((job.text,) if job.long is None else job.long.script.prompts)
+    }
+    if check is None or not prompts:
+        return
+    with contextlib.suppress(WeightsError):
+        files = locate_parts(source.card.text, root=source.root, model=source.name)
+        for prompt in prompts:
+            check()(source.card.text, files, prompt)
+
+
 def _giving_way(source: catalogue.Source, requests: Sequence[Request], *, quiet: bool) -> catalogue.Source | None:
-    """The model that the default one names for conditions that it does not take, or for images to begin with."""
+    """The model that the default one names for conditions that it does not take, or for images to begin with.
+
+    What begins with an image goes to the model for images, and from there to the one that this names.
+    """
     from kandinsky.engine.conditions import lacks
 
-    card = source.card
-    if any(lacks(request, card) for request in requests):
-        name, why = card.conditions_with, f"`{source.name}` does not take all conditions that are asked for"
-    elif requests and all(request.image is not None for request in requests):
-        name, why = card.animates_with, "it begins with an image"
-    else:
-        return None
-    if not name:
+    found, why = source, ""
+    if requests and all(request.image is not None for request in requests) and found.card.animates_with:
+        found, why = catalogue.source_of(found.card.animates_with), "it begins with an image"
+    if any(lacks(request, found.card) for request in requests) and found.card.conditions_with:
+        why = f"`{found.name}` does not take all conditions that are asked for"
+        found = catalogue.source_of(found.card.conditions_with)
+    if found is source:
         return None
     if not quiet:
-        say(f"note: `{name}` is used, since {why}")
-    return catalogue.source_of(name)
+        before, size = source.card.clip.default_size, found.card.clip.default_size
+        say(f"note: `{found.name}` is used{'' if size == before else f', which makes {size}'}, since {why}")
+    return found
 
 
 def _run(
@@ -402,20 +430,15 @@ def _is_handed(
         return False
     taken = time.monotonic() - begun
     if not quiet:
-        _say_made(job, recipe, job.shape.frames, taken)
+        _say_made(job, recipe, job.frames, taken)
     tell({"path": str(path), "sheet": None, "taken_s": round(taken, 3), "recipe": recipe})
     return True
 
 
 def _say_made(job: Job, recipe: Mapping[str, Any], frames: int, taken: float) -> None:
-    """What a result's recipe says of how it came about."""
-    if job.expand:
-        say(f"expanded prompt: {recipe['expanded_prompt']}")
-    if (kept := recipe.get("kept_blocks")) is not None:
-        say(f"attention {recipe['attention']}: kept {kept:.0%} of the blocks")
-    if unused := recipe.get("unused_words"):
-        words = ", ".join(f"`{escaped(word)}`" for word in unused)
-        say(f"words of the prompt that the model does not use: {words}")
+    """That a result is made, and what its recipe says of how."""
+    for note in notes.after(job, recipe):
+        say(note)
     say(f"seed {job.seed}, {counted(frames, 'frame')}, {taken:.1f} s")
 
 
@@ -433,12 +456,14 @@ def _check_streams(is_piped: bool, form: str | None, output: str | None, *, many
     Raises:
         RequestError: The format is unknown, several results go to stdout, or both options name a format.
     """
+    from kandinsky.jobs.names import folder_of
+
     if form is not None and form not in FORMATS:
         raise RequestError(f"format `{form}` is not supported: use {', '.join(FORMATS)}")
     if is_piped and (many or as_json):
         what = "--json" if as_json else "several results"
         raise RequestError(f"output `-` takes one result and nothing else, not {what}: name files with -o")
-    if form is not None and output is not None and not is_piped:
+    if form is not None and output is not None and not is_piped and not (many and folder_of(output)):
         raise RequestError(f"--format and -o {output} both say what is written: the ending of -o decides")
 
 
@@ -451,8 +476,10 @@ def _piped_ending(job: Job, form: str | None) -> str:
     from kandinsky.jobs.names import ending_of
 
     ending = ending_of(job, form)
-    if ending == ".png" and job.shape.frames > 1:
-        raise RequestError("format `png` is one image, and this is a clip: use mp4, webm, gif or webp, or --seconds 0")
+    if ending in (".png", ".jpg") and job.frames > 1:
+        raise RequestError(
+            f"format `{ending[1:]}` is one image, and this is a clip: use mp4, webm, gif or webp, or --seconds 0"
+        )
     return ending
 
 
@@ -562,11 +589,12 @@ def _check_prompt(prompt: str | None, file: Path | None, *, may_lack: bool = Fal
 def _target(job: Job, output: str | None, index: int, total: int, form: str | None) -> Path:
     """The file of one result; several results get a number each, or the seed if the name is derived."""
     from kandinsky.files import output_path
-    from kandinsky.jobs.names import NAME, ending_of, has_name, made_up_name, numbered
+    from kandinsky.jobs.names import NAME, ending_of, folder_of, has_name, made_up_name, numbered
 
     name = made_up_name(job, seed=job.seed)
-    if output is None:
-        return Path(name + ending_of(job, form))
+    folder = folder_of(output) if total > 1 else None
+    if output is None or folder is not None:
+        return (folder or Path()) / (name + ending_of(job, form))
     return output_path(output.replace(NAME, name)) if has_name(output) else numbered(output, index, total)
 
 
@@ -585,18 +613,10 @@ def _check(targets: list[Path], sheets: list[Path | None], options: RunOptions) 
     options.check()
 
 
-def _say_image(image: FittedImage) -> None:
-    """Report how the image is fitted, unless it is used as it is."""
-    if image.given == image.used:
-        return
-    how = "resized" if image.how == "stretch" else "resized and cropped"
-    say(f"image {image.source.file}: {image.given}, used as {image.used}, {how}")
-
-
-def _say_run(source: catalogue.Source, layout: Layout, why: str) -> None:
+def _say_run(source: catalogue.Source, layout: Layout, why: str, *, is_chosen: bool) -> None:
     """Say how several processes share the work, and which model it is where nobody chose one."""
     if layout.size > 1:
         say(f"{layout.size} processes, --parallel {layout}: {why}")
-    if source.name == catalogue.DEFAULT_MODEL:
+    if source.name == catalogue.DEFAULT_MODEL and not is_chosen:
         say(f"model {source.name} (the default): {source.card.title}; it ships with the package and runs anywhere")
         say(f"for a full-size model: kandinsky plan -m {FULL_SIZE_MODEL}, then generate with -m {FULL_SIZE_MODEL}")

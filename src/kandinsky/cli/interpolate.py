@@ -13,6 +13,7 @@ from kandinsky.cli.complete import model_ids
 from kandinsky.cli.rendered import Flags, rendered
 from kandinsky.cli.streams import STDOUT, destination, emit, say
 from kandinsky.engine.options import RunOptions
+from kandinsky.printing import counted
 
 log = logging.getLogger(__name__)
 MODEL = "kandinsky-video-1.1"
@@ -94,6 +95,6 @@ def interpolate(
         if not quiet:
             before, after = len(given.frames), made.num_frames
             spent = time.monotonic() - begun
-            say(f"{before} frames at {given.fps:g} a second became {after} at {made.fps:g}, {spent:.1f} s")
+            say(f"{counted(before, 'frame')} at {given.fps:g} a second became {after} at {made.fps:g}, {spent:.1f} s")
         if output != STDOUT:
             emit(written)

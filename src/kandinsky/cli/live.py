@@ -26,7 +26,7 @@ from kandinsky.engine.options import RunOptions
 from kandinsky.errors import RequestError
 from kandinsky.model.timeline import Play, PromptAt, Shows, check_length, prompts_at, timeline
 from kandinsky.model.values import Request
-from kandinsky.printing import escaped
+from kandinsky.printing import counted, escaped
 
 if TYPE_CHECKING:
     from kandinsky.model.card import Card
@@ -125,7 +125,8 @@ def live(
             show(piece)
             made += len(piece)
             if not quiet and output is not None and piece.recipe["chunk"] % 10 == 9:
-                say(f"{made} frames, {made / (time.monotonic() - begun):.1f} a second; {piece.recipe['prompt']}")
+                rate = made / (time.monotonic() - begun)
+                say(f"{counted(made, 'frame')}, {rate:.1f} a second; {piece.recipe['prompt']}")
     if output not in (None, STDOUT):
         emit(output)
 
@@ -191,7 +192,8 @@ def _replay(
         hush_libraries()
         pipe: Any = load(recipe["model"], **run)
         if not quiet:
-            say(f"{escaped(recipe['model'])}: {line.frames} frames, after {line.first_frame} that are not shown")
+            length = f"{counted(line.frames, 'frame')}, after {line.first_frame} that are not shown"
+            say(f"{escaped(recipe['model'])}: {length}")
         clip = pipe.replay(recipe)
         told = hashlib.sha256()
         for frames in clip.pieces:

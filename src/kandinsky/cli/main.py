@@ -23,7 +23,7 @@ from kandinsky.cli import failures, settings, signals
 from kandinsky.cli.progress import hush_extensions
 from kandinsky.cli.streams import in_flags, say, usable
 from kandinsky.errors import BackendError, Cancelled, RequestError, WeightsError
-from kandinsky.printing import escaped, shortened
+from kandinsky.printing import escaped, shortened, subject
 from kandinsky.runtime import threads
 
 COMMANDS = (
@@ -184,6 +184,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with usable() as stdout, signals.as_interrupts():
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(_OneLine("note: %(message)s"))
+        handler.addFilter(lambda _record: subject() is not None)
         logging.basicConfig(handlers=[handler], level=logging.WARNING)
         hush_extensions()
         code = _run(list(sys.argv[1:] if arguments is None else arguments))
@@ -280,8 +281,17 @@ def _usage(error: Any) -> int:
         if default is not None:
             say(f"hint: the value comes from {default.origin}")
         else:
-            say(f"hint: `{context.command_path} --help` lists its arguments and options")
+            say(f"hint: {_quoting(message, context)}`{context.command_path} --help` lists its arguments and options")
     return int(getattr(error, "exit_code", 2))
+
+
+def _quoting(message: str, context: Any) -> str:
+    """What is said first to those who forgot the command, or the quotes around a prompt."""
+    if message.startswith("No such command"):
+        return "`kandinsky generate 'a panda waves'` makes a clip; "
+    if message.startswith("Got unexpected extra argument") and context.info_name == "generate":
+        return "a prompt of several words stands in quotes, `kandinsky generate 'a panda waves'`; "
+    return ""
 
 
 # What typer checks itself, by its names; it says neither what was given nor, in plain words, what is allowed.
@@ -306,7 +316,12 @@ def _refused_value(error: Any) -> str:
 
 
 class _OneLine(logging.Formatter):
-    """Formats notes on one line each, since their text may come from a file; a traceback keeps its lines."""
+    """Formats notes on one line each, since their text may come from a file; a traceback keeps its lines.
+
+    Options are named by their flags, and of several results each note says which it is about.
+    """
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name is logging's
+        about = f"{subject()}: " if subject() else ""
+        record.message = f"{about}{in_flags(record.message)}"
         return escaped(super().formatMessage(record))

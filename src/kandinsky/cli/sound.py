@@ -17,6 +17,7 @@ from kandinsky.cli.streams import STDOUT, destination, emit, emit_json, say
 from kandinsky.engine.options import RunOptions
 from kandinsky.errors import RequestError
 from kandinsky.model.card import Card
+from kandinsky.printing import counted
 
 if TYPE_CHECKING:
     from kandinsky.engine.pipeline import VideoToAudioPipeline
@@ -235,12 +236,14 @@ def _ending(video: InputVideo, audio_only: bool, form: str | None) -> str:
 
 
 def _target(video: InputVideo, output: str | None, audio_only: bool, form: str | None, index: int, count: int) -> Path:
-    """The file of one result, checked; by default in the current folder, named after the video."""
-    from kandinsky.jobs.names import numbered
+    """The file of one result, checked; named after the video in a folder, by default the current one."""
+    from kandinsky.jobs.names import folder_of, numbered
     from kandinsky.media.audio import AUDIO_FILES, check_audio_target
     from kandinsky.media.mux import check_copy_target
 
-    path = numbered(output or f"{video.path.stem}-sound{_ending(video, audio_only, form)}", index, count)
+    folder = Path() if output is None else folder_of(output)
+    named = f"{video.path.stem}-sound{_ending(video, audio_only, form)}"
+    path = numbered(str(output) if folder is None else folder / named, index, count)
     if path.suffix.lower() in AUDIO_FILES or audio_only:
         return check_audio_target(path)
     return check_copy_target(path, video)
@@ -250,7 +253,7 @@ def _say_video(video: InputVideo, target: Path, windows: int) -> None:
     from kandinsky.media.audio import AUDIO_FILES
 
     in_windows = f", in {windows} windows" if windows > 1 else ""
-    say(f"video {video.path}: {video.seconds:.2f} s, {len(video.times_s)} frames{in_windows}")
+    say(f"video {video.path}: {video.seconds:.2f} s, {counted(len(video.times_s), 'frame')}{in_windows}")
     if video.has_audio and target.suffix.lower() not in AUDIO_FILES:
         say("the video's own audio is not copied")
 

@@ -120,9 +120,11 @@ def _of_time(card: Card) -> Iterator[tuple[str, str]]:
 
 def _of_sampling(card: Card) -> Iterator[tuple[str, str]]:
     sampling = card.sampling
-    yield "steps", f"1 to {sampling.max_steps}; default {sampling.steps}"
+    gain = f"; more than {sampling.good_steps} gain nothing" if sampling.good_steps else ""
+    yield "steps", f"1 to {sampling.max_steps}; default {sampling.steps}{gain}"
     without = ", which disables it" if sampling.guidance == 1 else "; 1 disables it"
-    yield "guidance", f"default {sampling.guidance:g}{without}"
+    burns = f"; above {sampling.good_guidance:g} colours burn" if sampling.good_guidance else ""
+    yield "guidance", f"default {sampling.guidance:g}{without}{burns}"
     if card.sound is None:
         yield "shift", f"{sampling.min_shift:g} to {sampling.max_shift:g}; default {sampling.shift:g}"
 

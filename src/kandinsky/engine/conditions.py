@@ -99,7 +99,7 @@ def opened(request: Request, card: Card) -> tuple[Opened, ...]:
     else:
         for name in WORDS:
             if getattr(request, name) is not None:
-                raise RequestError(f"`{name}` says how a video is changed, and none was given: give `video=…`")
+                raise RequestError(f"`{name}=…` says how a video is changed, and none was given: give `video=…`")
     asked += request.conditions
     if request.last_image is not None:
         asked.append(Frames(request.last_image, at=END))
@@ -138,13 +138,13 @@ def _short_of_branches(request: Request) -> list[Given]:
         strength = 1.0 if request.control_strength is None else request.control_strength
         found.append(Control(data, strength=strength, steps=request.control_steps, cut=cut))
     elif said := [name for name in ("control_strength", "control_steps") if getattr(request, name) is not None]:
-        raise RequestError(f"`{said[0]}` says how a control is followed, and none was given: give `control=…`")
+        raise RequestError(f"`{said[0]}=…` says how a control is followed, and none was given: give `control=…`")
     if request.reference is not None:
         strength = 1.0 if request.reference_strength is None else request.reference_strength
         found.append(Reference(request.reference, strength=strength))
     elif request.reference_strength is not None:
         raise RequestError(
-            "`reference_strength` says how a reference is followed, and none was given: give `reference=…`"
+            "`reference_strength=…` says how a reference is followed, and none was given: give `reference=…`"
         )
     return found
 
@@ -245,13 +245,15 @@ def _check_taken(one: Given, card: Card) -> None:
 def lacks(request: Request, card: Card) -> bool:
     """Whether a request asks for conditions that a model does not take; no file is opened.
 
+    To be made larger is none of them: another model's clip would be another one, and maybe no larger.
+
     Args:
         request: The request.
         card: The model.
     """
     takes = {*card.does.knows, *card.part("dit").branches}
     needs = {next(name for name, kind in KINDS.items() if isinstance(one, kind)) for one in request.conditions}
-    needs |= {"source"} if request.video is not None or request.upscale is not None else set()
+    needs |= {"source"} if request.video is not None else set()
     needs |= {"frames"} if request.last_image is not None else set()
     needs |= {kind for kind in (CONTROL, REFERENCE) if getattr(request, kind) is not None}
     return not needs <= takes
@@ -444,7 +446,7 @@ def _laid_source(
             "leave `source_prompt` out, and give `strength=0.6`"
         )
     if not asked.has_part and asked.strength is None and asked.prompt is None:
-        raise RequestError("a source needs `strength`, or a part that changes: `mask`, `span` or `place`")
+        raise RequestError("a source needs `strength=…`, or a part that changes: `mask=…`, `span=…` or `place=…`")
     if asked.place is None:
         box, left, top = fit(clip.first), 0, 0
     else:

@@ -102,8 +102,8 @@ class Windows:
         keep = made.keep or [None] * len(made.jobs)
         return [
             VideoStream(
-                frames(context, job, script, folder, recipe, made.tell),
-                job.shape.frames,
+                stages.first(frames(context, job, script, folder, recipe, made.tell), job.frames),
+                job.frames,
                 fps=float(job.fps),
                 seed=job.seed,
                 recipe=dict(recipe),

@@ -689,7 +689,9 @@ class GenerationPipeline(Pipeline):
         assert latents_1THWC is not None
         told = self.team.agree(recipe)
         if (size := told.get("upscale")) is not None:
-            log.warning("`%s` is of the first stage, so the clip is not %s: make it larger with `upscale`", kept, size)
+            log.warning(
+                "`%s` is of the first stage, so the clip is not %s: make it larger with `upscale=…`", kept, size
+            )
             told = {name: value for name, value in told.items() if not name.startswith("upscale")}
         return stages.streams(self.context, latents_1THWC, [told])[0]
 

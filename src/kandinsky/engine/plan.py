@@ -37,6 +37,10 @@ PROCESS_BYTES = 500_000_000  # Python with torch and its libraries
 # Seconds that processes on a CPU take longer to begin than one: the launcher imports torch before it starts them, and
 # each of them does so beside the others (docs/benchmarks.md, Processes).
 TOGETHER_S = 4.0
+# Seconds that the first clip of a process takes besides on a CPU: weights are read, and kernels called for the first
+# time. Measured in processor time of one thread on an AMD EPYC, the first clip less those after it: nano2-t2v 0.92,
+# 1.00, 0.85 and 0.87 at 0, 0.7, 2 and 10 s, nano-t2v 0.6 at 2 s.
+BEGIN_S = 0.8
 _RESERVE = 0.9  # share of free memory that plans may use
 _TIMES = ((60, "seconds"), (600, "minutes"), (3600, "tens of minutes"), (86400, "hours"))
 
@@ -105,7 +109,7 @@ class Plan:
         tokens: Visual tokens of one clip.
         passes: Calls of the denoiser: one per step, two with guidance.
         seconds: Estimated time of all networks.
-        time_class: The same in words.
+        time_class: That and ``begin_seconds`` in words.
         times: The same for each network.
         timed_on: The processor that times are for.
         timed_why: How that is known.
@@ -128,6 +132,7 @@ class Plan:
         tile: Of a clip that a second stage makes larger, the size of the first stage, and of a tile; else empty.
         tiles: In how many tiles the second stage sees a window; 0 without one.
         upscale_strength: The time that the second stage begins at.
+        begin_seconds: What the first clip of a process takes besides, on a CPU.
         estimates: Names of the figures that are not exact.
     """
 
@@ -167,10 +172,12 @@ class Plan:
     tile: str = ""
     tiles: int = 0
     upscale_strength: float = 0.0
+    begin_seconds: float = 0.0
     estimates: tuple[str, ...] = (
         "peak_device_bytes",
         "peak_host_bytes",
         "seconds",
+        "begin_seconds",
         "time_class",
         "times",
         "attention_kept",
@@ -351,7 +358,7 @@ def plan_resolved(
         runs = sum(window.frames for window in job.upscale.long.windows) / job.latent.frames
         times = {name: times.get(name, 0.0) + more.get(name, 0.0) * runs for name in {**times, **more}}
         passes += round(second.passes * len(job.upscale.long.windows))
-    seconds = sum(times.values())
+    seconds, begin = sum(times.values()), BEGIN_S if on_host else 0.0
     shape, missing = job.shape, missing_parts(card, root=root)
     upscale = job.upscale
     width, height = (shape.width, shape.height) if upscale is None else (upscale.width, upscale.height)
@@ -365,7 +372,7 @@ def plan_resolved(
         model=card.id,
         size=f"{width}x{height}",
         clip_seconds=whole_job.seconds,
-        frames=whole_job.shape.frames,
+        frames=whole_job.frames,
         device=device,
         dtype=dtype,
         offload=chosen,
@@ -376,7 +383,7 @@ def plan_resolved(
         tokens=priced.costs["dit"].tokens,
         passes=passes,
         seconds=seconds,
-        time_class=next((name for limit, name in _TIMES if seconds < limit), "days"),
+        time_class=next((name for limit, name in _TIMES if begin + seconds < limit), "days"),
         times=times,
         timed_on=processor.name,
         timed_why=timed_why,
@@ -397,6 +404,7 @@ def plan_resolved(
         tile="" if upscale is None else f"{shape.width}x{shape.height}",
         tiles=0 if upscale is None else upscale.tiles(job.latent, card.clip.spatial),
         upscale_strength=0.0 if upscale is None else upscale.strength,
+        begin_seconds=begin,
         branches={f"{one.file.kind} branch": one.file.numbers * priced.width for one in beside},
     )
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from kandinsky.engine.plan import Plan
 from kandinsky.model.card import Card
+from kandinsky.printing import counted
 from kandinsky.runtime.budget import gigabytes
 
 
@@ -25,9 +26,9 @@ def described(made: Plan, card: Card | None, *, clips: int = 1) -> Iterator[str]
     length = f"{made.clip_seconds:g} s, {made.frames} frames" if made.frames > 1 else "one image"
     if card is not None and card.sound is not None:
         length = f"the spectrogram of {card.sound.window_s:g} s of audio"
-    yield f"clip       {made.size}, {length}, {made.tokens} tokens{many}"
+    yield f"clip       {made.size}, {length}, {counted(made.tokens, 'token')}{many}"
     if made.tiles:
-        begun = f"{made.tiles} tiles of {made.tile}, from time {made.upscale_strength:g} on"
+        begun = f"{counted(made.tiles, 'tile')} of {made.tile}, from time {made.upscale_strength:g} on"
         yield f"upscale    a second stage makes {made.tile} larger, in {begun}"
     if made.windows > 1:
         shared = f"{made.overlap_seconds:.3g} s"
@@ -61,10 +62,12 @@ def described(made: Plan, card: Card | None, *, clips: int = 1) -> Iterator[str]
     if made.fits is False:
         yield f"           {made.advice}"
     number = "" if made.processes == 1 or made.device == "cpu" else f"{made.processes} x "
-    time = f"{_duration(made.seconds * clips)} on {number}{made.timed_on}, {made.timed_why}"
+    time = f"{_duration(made.begin_seconds + made.seconds * clips)} on {number}{made.timed_on}, {made.timed_why}"
     yield f"time       {made.time_class}: about {time} (estimate)"
+    if made.begin_seconds:
+        yield f"  {'begin':<14}{_duration(made.begin_seconds)}, once a process"
     for name, seconds in made.times.items():
-        passes = f" for {made.passes * clips} passes" if name == "dit" else ""
+        passes = f" for {counted(made.passes * clips, 'pass', 'passes')}" if name == "dit" else ""
         yield f"  {name:<14}{_duration(seconds * clips)}{passes}"
 
 

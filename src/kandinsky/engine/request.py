@@ -5,6 +5,7 @@ Imports no torch, so that the command line refuses wrong input at once.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import math
@@ -34,7 +35,7 @@ from kandinsky.media.mask import Mask, open_mask
 from kandinsky.model.card import Card, Sampling
 from kandinsky.model.checks import checked, shown
 from kandinsky.model.condition import Condition, recorded
-from kandinsky.model.given import without_cut
+from kandinsky.model.given import END, Control, Frames, Source, without_cut
 from kandinsky.model.values import LatentShape, Request, VideoShape
 
 if TYPE_CHECKING:
@@ -62,9 +63,9 @@ class Job:
         card: The model.
         prompt: As given.
         negative_prompt: As given, or the card's.
-        seconds: Duration as asked for; the actual one is ``shape.frames / fps``, on the autoencoder's grid.
+        seconds: Duration as asked for; the actual one is ``frames / fps``.
         fps: Frames per second.
-        shape: Frames, height, width in pixels.
+        shape: Frames, height, width in pixels, as they are made: on the autoencoder's grid.
         latent: The same clip for the denoiser.
         steps: Sampling steps.
         guidance: Classifier-free guidance scale.
@@ -80,6 +81,7 @@ class Job:
         long: How a clip that is longer than the model's longest is made.
         begin: Of a window of such a clip, its first latent frame in the whole; noise is then drawn frame by frame.
         upscale: The second stage that makes it larger.
+        cut: Of a clip that is made longer than asked for, since the grid is coarse: how many frames are kept.
     """
 
     card: Card
@@ -103,6 +105,12 @@ class Job:
     long: Long | None = None
     begin: int | None = None
     upscale: Upscale | None = None
+    cut: int | None = None
+
+    @property
+    def frames(self) -> int:
+        """Frames of the result."""
+        return self.shape.frames if self.cut is None else self.cut
 
     @property
     def text(self) -> str:
@@ -150,7 +158,7 @@ class Job:
             "width": self.shape.width,
             "height": self.shape.height,
             "seconds": self.seconds,
-            "frames": self.shape.frames,
+            "frames": self.frames,
             "fps": self.fps,
             "steps": self.steps,
             "guidance": self.guidance,
@@ -223,7 +231,8 @@ def resolve_clip(request: Request, card: Card, needs_image: bool = True) -> Job:
         most=sampling.max_shift,
         note="1 changes nothing",
     )
-    shape = VideoShape(frames=frames_of(seconds, card), height=height, width=width)
+    frames, cut = _lengths(seconds, card, request, others)
+    shape = VideoShape(frames=frames, height=height, width=width)
     if mask is not None and image is not None:
         _check_seen(mask, image, card.clip.spatial)
     is_frame = card.does.image_is == "frames"
@@ -233,7 +242,7 @@ def resolve_clip(request: Request, card: Card, needs_image: bool = True) -> Job:
     if image is not None and not is_frame:
         known = (Condition(card.does.image_is, image, mask=mask), *known)
     cache = checked_cache(request.cache, card, sampling.mag_ratios)
-    long = long_of(request, prompt, seconds, shape, card)
+    long = long_of(request, prompt, seconds, shape, card, cut=cut)
     if large is not None:  # there is no first stage, and the windows are those of the second
         long = long or in_one_go(shape, card, prompt)
     upscale = upscale_of(request, card, shape, long or in_one_go(shape, card), large)
@@ -258,6 +267,7 @@ def resolve_clip(request: Request, card: Card, needs_image: bool = True) -> Job:
         expanded_prompt=request.expanded_prompt,
         long=long,
         upscale=upscale,
+        cut=cut,
     )
 
 
@@ -321,8 +331,8 @@ def checked_resample(
         )
     if cache is not None and (resample or edits or any(one.kind == "init" and one.strength < 1 for one in known)):
         raise RequestError(
-            "step caches need every step of a run, and once: leave `cache` out, or `strength`, `source_prompt` and "
-            "`resample`"
+            "step caches need every step of a run, and once: leave `cache=…` out, or `strength=…`, "
+            "`source_prompt=…` and `resample=…`"
         )
     return resample or 0
 
@@ -385,6 +395,28 @@ def frames_of(seconds: float, card: Card) -> int:
         return 1
     # 0.7 · 30 is 20.999… in binary; a clip must not lose a step of the grid to that.
     return int(seconds * card.clip.fps + 1e-6) // card.clip.frame_step * card.clip.frame_step + 1
+
+
+def _lengths(
+    seconds: float, card: Card, request: Request, others: Sequence[conditions.Opened]
+) -> tuple[int, int | None]:
+    """Pixel frames of a clip on the autoencoder's grid, and how many of them are kept, if not all.
+
+    A length between two of the grid is made with a group more, of which the rest is cut off. What gives a clip its
+    length has no frames for that group, and what belongs to the clip's end would be cut off: these stay on the grid,
+    the latter at the nearest of its lengths.
+    """
+    clip, below = card.clip, frames_of(seconds, card)
+    asked, above = math.ceil(seconds * clip.fps - 1e-6), below + clip.frame_step
+    longest = math.inf if is_long(request, card, seconds) else frames_of(clip.max_seconds, card)
+    has_own = request.video is not None or any(isinstance(one.asked, Source | Control) for one in others)
+    if asked <= below or above > longest or clip.overlap == 0 or card.roll is not None or has_own:
+        return below, None
+    ends = any(isinstance(one.asked, Frames) and one.asked.at == END for one in others)
+    if not (ends or request.loop or request.upscale is not None):
+        return above, asked
+    wanted = seconds * clip.fps
+    return (above if above - wanted < wanted - below else below), None
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -491,6 +523,8 @@ def checked_guidance(guidance: float | None, negative: str | None, sampling: Sam
         RequestError: The scale is out of range, or the negative prompt is not text.
     """
     value = checked_weight("guidance", guidance, sampling.guidance, sampling)
+    if 0 < sampling.good_guidance < value:
+        log.warning("guidance %g burns colours: this model is made for up to %g", value, sampling.good_guidance)
     negative = sampling.negative_prompt if negative is None else negative
     if value == 1 and negative != sampling.negative_prompt and negative.strip():
         log.warning("the negative prompt has no effect at guidance 1: no second pass runs")
@@ -501,14 +535,14 @@ def _expands(request: Request, card: Card) -> bool:
     """Whether the prompt is still to be expanded."""
     if request.expanded_prompt is not None:
         if not request.expanded_prompt.strip():
-            raise RequestError("the expanded prompt is empty: leave it out, or ask for `expand`")
+            raise RequestError("the expanded prompt is empty: leave it out, or ask for `expand=True`")
         return False
     if request.expand:
         able = card.part("text").expands
         if not able:
             raise RequestError(
-                f"`{card.id}` cannot expand prompts: its text encoder `{card.text.kind}` only reads; leave `expand` "
-                "out, or use a Kandinsky 5 model"
+                f"`{card.id}` cannot expand prompts: its text encoder `{card.text.kind}` only reads; leave "
+                "`expand=True` out, or use a Kandinsky 5 model"
             )
         if card.task not in able:
             raise RequestError(
@@ -591,6 +625,10 @@ def _seconds(seconds: float | None, card: Card, request: Request) -> float:
     if low <= value and is_long(request, card, value):
         check_able(request, card, value)
         high = LONGEST
+    elif value < low and high > 0:  # then what is allowed is said as for lengths that are too long
+        with contextlib.suppress(RequestError):
+            check_able(request, card, value)
+            high = LONGEST
     if not low <= value <= high:
         itself = value == 0 and card.does.image == "required"
         raise RequestError(
@@ -627,6 +665,11 @@ def checked_steps(steps: int | None, card: Card, sampling: Sampling) -> int:
             f"steps `{shown(steps)}` are not supported by `{card.id}`: "
             f"use a whole number from 1 to {sampling.max_steps}, the default is {sampling.steps}"
         )
+    if 0 < sampling.good_steps < steps:
+        log.warning(
+            "%d steps gain nothing over %d with `%s`, and add grain: the default is %d",
+            steps, sampling.good_steps, card.id, sampling.steps,
+        )  # fmt: skip
     return steps
 
 
@@ -654,7 +697,7 @@ def checked_cache(cache: str | CacheSettings | None, card: Card, ratios: Sequenc
     if chosen is not None and card.roll is not None:
         raise RequestError(f"`{card.id}` takes no step cache, since its steps are few: leave `cache=…` out")
     if chosen is not None and not card.part("dit").caches:
-        raise RequestError(f"`{card.id}` supports no step cache: leave `cache` out")
+        raise RequestError(f"`{card.id}` supports no step cache: leave `cache=…` out")
     return chosen
 
 

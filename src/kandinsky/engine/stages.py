@@ -384,7 +384,7 @@ def _expanded(context: Context, job: Job) -> Job:
     image = None if job.image is None else job.image.source.image
     with context.placement.hold("text") as encoder:
         if not isinstance(encoder, PromptWriter):
-            raise BackendError(f"`{type(encoder).__name__}` cannot write prompts out: leave `expand` out")
+            raise BackendError(f"`{type(encoder).__name__}` cannot write prompts out: leave `expand=True` out")
         written = encoder.expand(job.prompt, task=context.card.task, seed=job.seed, image=image)
     log.info("expanded prompt: %s", written)
     return dataclasses.replace(job, expanded_prompt=written)
@@ -833,11 +833,30 @@ def streams(context: Context, latents_BTHWC: Tensor, recipes: Sequence[Mapping[s
         clips = [iter([clip]) for clip in decode_together(context, latents_BTHWC)]
     else:
         clips = [decode_pieces(context, latents_THWC) for latents_THWC in latents_BTHWC]
-    num_frames = 1 + (latents_BTHWC.shape[1] - 1) * context.card.clip.temporal
+    whole = 1 + (latents_BTHWC.shape[1] - 1) * context.card.clip.temporal
+    counts = [min(whole, int(made.get("frames", whole))) for made in recipes]
     return [
-        VideoStream(pieces, num_frames, fps=float(made["fps"]), seed=int(made["seed"]), recipe=dict(made))
-        for pieces, made in zip(clips, recipes, strict=True)
+        VideoStream(first(pieces, count), count, fps=float(made["fps"]), seed=int(made["seed"]), recipe=dict(made))
+        for pieces, count, made in zip(clips, counts, recipes, strict=True)
     ]
+
+
+def first(pieces: Iterator[np.ndarray], count: int) -> Iterator[np.ndarray]:
+    """The first frames of a clip: what it is longer than asked for is cut off.
+
+    Args:
+        pieces: Frames [t, H, W, 3], piece by piece.
+        count: How many are kept.
+
+    Yields:
+        Frames [t, H, W, 3].
+    """
+    for piece in pieces:
+        kept = piece[:count]
+        count -= len(kept)
+        if len(kept):
+            yield kept
+        del piece, kept  # not while the next is made
 
 
 def decode(context: Context, latents_BTHWC: Tensor) -> np.ndarray:

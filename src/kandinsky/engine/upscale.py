@@ -138,11 +138,15 @@ def check_upscale(request: Request, card: Card) -> None:
         return
     if not can_upscale(card):
         other = card.conditions_with
-        instead = f"`{other}`, which can" if other else "a model for `text-to-video` or `image-to-video`"
+        instead = (
+            f"give the finished clip as `video=…` to `{other}`, which makes clips larger, its own too"
+            if other
+            else "use a model for `text-to-video` or `image-to-video`"
+        )
         raise RequestError(
             f"`{card.id}` cannot make its result larger in a second stage, since it takes no video to change: leave "
-            f"`upscale=…` out, or use {instead}",
-            hint="`kandinsky models` lists them all",
+            f"`upscale=…` out, or {instead}",
+            hint="`kandinsky show ID` says what sizes a model makes; `kandinsky models` lists them all",
         )
     strength = request.upscale_strength
     if strength is not None and not 0 < strength <= 1:

@@ -100,15 +100,18 @@ def is_long(request: Request, card: Card, length: float) -> bool:
     return length > card.clip.max_seconds or bool(request.prompt_at) or request.loop
 
 
-def long_of(request: Request, prompt: str, length: float, shape: VideoShape, card: Card) -> Long | None:
+def long_of(
+    request: Request, prompt: str, length: float, shape: VideoShape, card: Card, *, cut: int | None = None
+) -> Long | None:
     """The windows of a request; None where the model makes it as a whole.
 
     Args:
         request: The request.
         prompt: Its checked prompt.
         length: Its seconds.
-        shape: Size of the result.
+        shape: Size of the result, as it is made.
         card: The model.
+        cut: How many of its frames are kept, if not all.
 
     Raises:
         RequestError: The model makes no windows, or a value does not suit them.
@@ -117,20 +120,22 @@ def long_of(request: Request, prompt: str, length: float, shape: VideoShape, car
         for name in ("overlap", "fade"):
             if getattr(request, name) is not None:
                 raise RequestError(
-                    f"`{name}` is of clips made in windows, and {length:g} s are made as a whole: leave it out, or ask "
-                    f"for more than {card.clip.max_seconds:g} s"
+                    f"`{name}=…` is of clips made in windows, and {length:g} s are made as a whole: leave it out, or "
+                    f"ask for more than {card.clip.max_seconds:g} s"
                 )
         return None
     check_able(request, card, length)
     if shape.frames == 1:
-        raise RequestError("a still image has no time: leave `prompt_at` and `loop` out, or ask for more seconds")
+        raise RequestError(
+            "a still image has no time: leave `prompt_at=…` and `loop=True` out, or ask for more seconds"
+        )
     if request.expand or request.expanded_prompt is not None:
-        raise RequestError("clips made in windows take their prompts as they are: leave `expand` out")
+        raise RequestError("clips made in windows take their prompts as they are: leave `expand=True` out")
     if request.fade is not None and not request.prompt_at:
-        raise RequestError("`fade` is between prompts, and there is one: give `prompt_at=…`, or leave it out")
+        raise RequestError("`fade=…` is between prompts, and there is one: give `prompt_at=…`, or leave it out")
     if request.fade and not card.part("text").mixes:
         change = card.clip.temporal / card.clip.fps
-        raise RequestError(f"`{card.id}` goes from one prompt to the next in {change:.2g} s: leave `fade` out")
+        raise RequestError(f"`{card.id}` goes from one prompt to the next in {change:.2g} s: leave `fade=…` out")
     clip = card.clip
     step, unit = clip.temporal, clip.frame_step // clip.temporal
     longest = longest_of(card)
@@ -146,7 +151,9 @@ def long_of(request: Request, prompt: str, length: float, shape: VideoShape, car
     total = (shape.frames - 1) // step + 1
     if request.loop and total < 3:
         raise RequestError(f"{length:g} s are too short to loop: use {(2 * step + 1) / clip.fps:.3g} and more")
-    script = timeline(prompt, request.prompt_at, length=shape.frames / clip.fps, fps=clip.fps, fade=request.fade)
+    script = timeline(
+        prompt, request.prompt_at, length=(cut or shape.frames) / clip.fps, fps=clip.fps, fade=request.fade
+    )
     changes = [latent_of(begin, clip.fps, step) for begin, _ in script.changes]
     # a clip begins with a frame alone and a group, or as many as its grid has, and these see one prompt
     first = min(total, unit + 1)
@@ -308,4 +315,5 @@ def job_of(job: Job, window: Window) -> Job:
         conditions=(),
         long=None,
         begin=window.start,
+        cut=None,
     )

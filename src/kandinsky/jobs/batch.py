@@ -26,14 +26,14 @@ from kandinsky.engine.options import RunOptions
 from kandinsky.engine.request import Job, resolve
 from kandinsky.errors import KandinskyError, RequestError
 from kandinsky.files import real_path, replacing
-from kandinsky.jobs.names import NAME, ending_of, has_name, made_up_name, numbered
+from kandinsky.jobs.names import NAME, ending_of, folder_of, has_name, made_up_name, numbered
 from kandinsky.jobs.prompt_files import Row
 from kandinsky.media import recipe as recipes
-from kandinsky.media.video import check_sheet, check_target, frame_files, write_sheet, write_video
+from kandinsky.media.video import check_sheet, check_still, check_target, frame_files, write_sheet, write_video
 from kandinsky.model.card import Source
 from kandinsky.model.values import Request, Video
 from kandinsky.ops.attention_spec import AttentionSpec
-from kandinsky.printing import escaped
+from kandinsky.printing import escaped, speaking_of
 from kandinsky.runtime import quantise
 from kandinsky.runtime.devices import choose_dtype
 from kandinsky.weights.locate import locate_all
@@ -165,8 +165,9 @@ class Outcome:
     recipe: Mapping[str, Any] = field(default_factory=dict)
 
     def record(self) -> dict[str, Any]:
-        """Plain values without absent ones; the recipe is in the result's own file."""
+        """Plain values without absent ones; of the recipe, which is in the result's own file, the unused words."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "recipe"}
+        values["unused_words"] = self.recipe.get("unused_words") or None
         return {name: value for name, value in values.items() if value is not None}
 
 
@@ -194,7 +195,7 @@ def plan_items(
         loading: Which model, and how it is loaded.
         count: Results per row, with consecutive seeds.
         output: A file name: `{name}` in it becomes the name derived from prompt and seed, another name gets
-            numbers; a row's own output takes precedence if it lies in this one's folder.
+            numbers; or a folder for derived names. A row's own output takes precedence if it lies in that folder.
         sheet: A name for contact sheets, which get numbers.
         form: The format of files with derived names, such as `webm`.
 
@@ -211,7 +212,8 @@ def plan_items(
     for index, row in enumerate(rows):
         first = 1 + index * count
         try:
-            jobs = jobs_of(row.request(base), loading, count)
+            with speaking_of(f"line {row.line}"):
+                jobs = jobs_of(row.request(base), loading, count)
             wanted = [_wanted(row, job, output, first + i, total, i, count) for i, job in enumerate(jobs)]
             any_seed = base.seed is None and not row.has_seed
             planned = []
@@ -220,6 +222,7 @@ def plan_items(
                     target = _free(_made_up(output, job, any_seed, form), owners)
                 elif target.absolute() in owners:
                     raise RequestError(f"output `{target}` is that of line {owners[target.absolute()]} already")
+                check_still(target, job.frames)
                 owners[target.absolute()] = row.line
                 page = None if sheet is None else check_sheet(numbered(sheet, first + i - 1, total), target)
                 planned.append(Item(first + i, row.line, job, any_seed, target, page))
@@ -245,14 +248,16 @@ def jobs_of(request: Request, loading: Loading, count: int) -> list[Job]:
     card = loading.source.card
     first = resolve(request, card)
     attention_for(card, first.sampling, loading.options.attention)
-    return [first, *(resolve(request.with_values(seed=first.seed + i), card) for i in range(1, count))]
+    with speaking_of(None):  # the copies say what the first has said
+        return [first, *(resolve(request.with_values(seed=first.seed + i), card) for i in range(1, count))]
 
 
 def _wanted(row: Row, job: Job, output: str | None, number: int, total: int, copy: int, copies: int) -> Path | None:
     """The file that was named; None if the name is to be derived."""
     if row.output is not None:
         return numbered(_inside(row.output, output), copy, copies)
-    return None if output is None or has_name(output) else numbered(output, number - 1, total)
+    is_made_up = output is None or has_name(output) or folder_of(output) is not None
+    return None if is_made_up else numbered(str(output), number - 1, total)
 
 
 def _inside(name: str, output: str | None) -> Path:
@@ -261,7 +266,7 @@ def _inside(name: str, output: str | None) -> Path:
     Raises:
         RequestError: It leads out of that folder.
     """
-    folder = Path() if output is None else Path(output).parent
+    folder = folder_of(output) or (Path() if output is None else Path(output).parent)
     if escaped(name) != name:
         raise RequestError(f"output `{name}` holds control characters: use plain text")
     root, place = os.path.realpath(folder), "the current folder" if folder == Path() else f"`{folder}`"
@@ -280,7 +285,9 @@ def _inside(name: str, output: str | None) -> Path:
 def _made_up(pattern: str | None, job: Job, any_seed: bool, form: str | None) -> Path:
     # without a random seed: the next run must find the file
     name = made_up_name(job, seed=None if any_seed else job.seed)
-    return Path((pattern or NAME + ending_of(job, form)).replace(NAME, name))
+    if pattern is not None and has_name(pattern):
+        return Path(pattern.replace(NAME, name))
+    return (folder_of(pattern) or Path()) / (name + ending_of(job, form))
 
 
 def _free(path: Path, owners: Mapping[Path, int]) -> Path:
@@ -332,7 +339,7 @@ def part_finished(items: Iterable[Item], loading: Loading) -> tuple[list[Item], 
 def finished_recipe(item: Item, loading: Loading) -> dict[str, Any] | None:
     """The recipe of an item's file if an earlier run finished it."""
     real_path(item.target)  # a name that no file can have
-    files = frame_files(item.target, item.job.shape.frames)
+    files = frame_files(item.target, item.job.frames)
     if not all(file.exists() for file in (*files, *([item.sheet] if item.sheet else []))):
         return None
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -22,6 +23,25 @@ def has_name(output: str) -> bool:
     if odd := [word for word in re.findall(r"\{\w*\}", output) if word != NAME]:
         raise RequestError(f"output `{escaped(output)}` has the placeholder `{odd[0]}`: the only one is `{NAME}`")
     return NAME in output
+
+
+def folder_of(output: str | None) -> Path | None:
+    """The folder that several results lie in, under their derived names: one that exists, or a name with a slash.
+
+    Args:
+        output: As it was typed.
+
+    Returns:
+        The folder; None where files are named, a pattern is, or nothing.
+
+    Raises:
+        RequestError: It ends in a slash as a folder does, and in letters as a file does.
+    """
+    if output is None or has_name(output):
+        return None
+    if Path(output).is_dir():
+        return Path(output)
+    return output_path(output) if output.endswith(("/", os.sep)) else None
 
 
 def made_up_name(job: Job, *, seed: int | None) -> str:

@@ -207,7 +207,7 @@ def new_job(order: Order, job: Job, *, job_id: str, **facts: Any) -> NewJob:
 def _shape(job: Job) -> dict[str, Any]:
     if job.card.does.makes == "sound":
         return {"seconds": round(job.seconds, 3), "steps": job.steps}
-    frames, size = job.shape.frames, job.upscale or job.shape
+    frames, size = job.frames, job.upscale or job.shape
     return {
         "width": size.width,
         "height": size.height,

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from kandinsky.files import beside, replacing
 from kandinsky.jobs.order import MEDIA_TYPES
-from kandinsky.media import recipe as recipes
 from kandinsky.media.video import write_video
 from kandinsky.model.values import Soundtrack, VideoStream
 
@@ -99,11 +98,7 @@ def write_clip(
 
     watched = dataclasses.replace(stream, pieces=frames())
     name = f"{prefix}-result.{form}"
-    if form == "jpeg":
-        with replacing(folder / name) as part:
-            write_jpeg(watched, part)
-    else:
-        write_video(watched, folder / name)
+    write_video(watched, folder / name)
     return {
         "file": name,
         "media_type": MEDIA_TYPES[form],
@@ -116,16 +111,6 @@ def write_clip(
         "recipe": dict(stream.recipe),
         **tiles.write(folder, prefix),
     }
-
-
-def write_jpeg(stream: VideoStream, part: Path) -> None:
-    """Write a still as JPEG, with its recipe in the image's description."""
-    from PIL import Image
-
-    video = stream.gather()
-    exif = Image.Exif()
-    exif[recipes.EXIF_IMAGE_DESCRIPTION] = recipes.to_text(video.recipe)
-    video.image.save(part, "JPEG", quality=95, exif=exif.tobytes())
 
 
 def write_sound(sound: Soundtrack, folder: Path, prefix: str, form: str) -> dict[str, Any]:

@@ -371,7 +371,9 @@ def command(recipe: Mapping[str, Any], path: str | Path = "") -> str:
     if "timeline" in given:
         words = ["kandinsky", "live", "--replay", str(path) if path else "FILE", "--output", "again.y4m"]
         return shell_command([*words, *(["--device", given["device"]] if "device" in given else [])])
-    words = ["kandinsky", "generate", "--model", given["model"]]
+    prompt = given["prompt"]
+    is_dashed = prompt.startswith("-")  # only after `--` it is no option, and nothing can follow there
+    words = ["kandinsky", "generate", *([] if is_dashed else [prompt]), "--model", given["model"]]
     if "width" in given and "height" in given:
         words += ["--size", f"{given['width']}x{given['height']}"]
     # a frame rate chosen by name also determines the length
@@ -435,8 +437,7 @@ def command(recipe: Mapping[str, Any], path: str | Path = "") -> str:
         words += ["--lora", f"{lora['source']}:{_plain(lora['scale'])}"]
     if expanded := given.get("expanded_prompt"):
         words += ["--expanded-prompt", expanded]
-    # After `--` a prompt may begin with a dash.
-    return shell_command([*words, "--", given["prompt"]])
+    return shell_command([*words, *(["--", prompt] if is_dashed else [])])
 
 
 def _condition(one: Mapping[str, Any]) -> list[str]:

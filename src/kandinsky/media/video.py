@@ -10,6 +10,7 @@ of `.gif` and `.webp` need all frames before they begin.
 | `x.gif`, `x.webp` | an animation that repeats |
 | `x.png` | a contact sheet; the image itself for a still |
 | `x/` or any name without ending | a folder of frames, `0000.png` and on |
+| `x.jpg`, `x.jpeg` | the image itself; of a still alone |
 | `x%03d.png` | one file per frame, numbered from 0 |
 
 H.264 and VP9 in yuv420p need even sides: an odd side gets its last row or column twice, with a warning.
@@ -44,7 +45,8 @@ log = logging.getLogger(__name__)
 
 _ANIMATIONS = (".gif", ".webp")
 _CONTAINERS = (".mp4", ".webm")
-ENDINGS = (*_CONTAINERS, *_ANIMATIONS, ".png")
+_STILLS = (".jpg", ".jpeg")
+ENDINGS = (*_CONTAINERS, *_ANIMATIONS, ".png", *_STILLS)
 _NUMBERED = re.compile(r"%0?(\d{0,2})d")
 _LONGEST_GIF_MS = 655_350  # the format counts hundredths of a second in 16 bits
 _MOST_COPIES = 20_000  # most frames of an animation with uneven times, made even
@@ -156,8 +158,26 @@ def _write(frames: _Frames, path: Path, sample_aspect: Fraction | None) -> None:
                     mux.copy_with_audio(mux.probe(part), frames.audio, part, recipe=frames.recipe, over=True)
             elif ending == ".png":
                 _write_image(frames, part, path)
+            elif ending in _STILLS:
+                check_still(path, frames.count)
+                (frame,) = frames
+                with _saving(path):
+                    _write_jpeg(frame, part, frames.recipe)
             else:
                 _write_animation(frames, part, path)
+
+
+def check_still(path: Path, frames: int) -> None:
+    """Refuse a file of one image for a clip, before the clip is made.
+
+    Raises:
+        RequestError: The ending is that of an image without frames, and there are several.
+    """
+    if path.suffix.lower() in _STILLS and frames > 1:
+        raise RequestError(
+            f"output `{path}` is one image, and this is a clip of {frames} frames: use .mp4, .webm, .gif, .webp or "
+            ".png (a contact sheet), or `seconds=0`"
+        )
 
 
 def frame_files(path: Path, frames: int) -> list[Path]:
@@ -367,6 +387,15 @@ def _folder_pattern(frames: int) -> str:
 
 def _write_png(image: Image, path: Path, recipe: dict[str, Any]) -> None:
     image.save(path, format="PNG", pnginfo=_png_text(recipe))
+
+
+def _write_jpeg(frame_HWC: np.ndarray, path: Path, recipe: dict[str, Any]) -> None:
+    from PIL import Image
+
+    exif = Image.Exif()
+    if recipe:
+        exif[recipes.EXIF_IMAGE_DESCRIPTION] = recipes.to_text(recipe)
+    Image.fromarray(frame_HWC).save(path, format="JPEG", quality=95, exif=exif.tobytes())
 
 
 def _png_text(recipe: dict[str, Any]) -> PngInfo | None:

@@ -123,6 +123,8 @@ class Sampling:
         negative_prompt: Used if a request has none.
         max_steps: Most steps a request may ask for.
         max_guidance: Largest guidance scale; beyond it no sampler of the family gives a result.
+        good_steps: Most steps that gain anything, beyond which a note says so; 0 where that is not known.
+        good_guidance: The same of the guidance scale, beyond which colours burn.
         min_shift: Smallest shift.
         max_shift: Largest shift.
         sampler: Timesteps and update rule by name; see ``diffusion/samplers.py``.
@@ -140,6 +142,8 @@ class Sampling:
     negative_prompt: str = ""
     max_steps: int = 1000
     max_guidance: float = 100.0
+    good_steps: int = 0
+    good_guidance: float = 0.0
     min_shift: float = 0.01
     max_shift: float = 100.0
     sampler: str = "flow"

@@ -181,6 +181,8 @@ class Part:
         mixes: Whether a mean of a text encoder's states is between what they say, as a fade between prompts needs.
         steers: Whether a text encoder tells what the actions of a card's `roll.actions` lead to (``SteeringEncoder``).
         vocabulary: Lists what a text encoder with a closed vocabulary can name; None if it is open. Imports no torch.
+        checks: Refuses a prompt, alone and without an image, that a text encoder would refuse; None if it reads any.
+            Imports no torch.
         remote_code: Whether its classes come from its own repository and run only if that was allowed.
         stored_dtype: Whether it runs in the type its files have, whatever the others do.
         cost: Memory and operations of one generation, for the plan; returns None if it is not used. Imports no torch.
@@ -219,6 +221,7 @@ class Part:
     mixes: bool = True
     steers: bool = False
     vocabulary: Lazy[Vocabulary] | None = None
+    checks: Lazy[Callable[[Component, Files, str], None]] | None = None
     remote_code: bool = False
     stored_dtype: bool = False
     cost: Lazy[Callable[[Card, Component, Load], Cost | None]] | None = None

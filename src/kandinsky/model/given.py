@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 END = "end"
 MOST_CONDITIONS = 64  # of one request
-_MOMENT = re.compile(r"\s*(-?\d{1,9})\s*|\s*(-?\d{1,6}(?:\.\d{1,9})?)\s*s\s*")
+# an s of either alphabet: on a Russian keyboard both are one key
+_MOMENT = re.compile(r"\s*(-?\d{1,9})\s*|\s*(-?\d{1,6}(?:\.\d{1,9})?)\s*[sс]\s*")
 _PLACE = re.compile(r"\s*(\d{1,6})[xX×](\d{1,6})\s*([+-]\d{1,6})\s*([+-]\d{1,6})\s*")
 _SHARE = r"(\d(?:\.\d{0,6})?|\.\d{1,6})?"
 _SHARES = re.compile(rf"\s*{_SHARE}\s*:\s*{_SHARE}\s*")

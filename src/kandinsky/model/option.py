@@ -65,8 +65,8 @@ def in_flags(text: str, kinds: Iterable[type], more: dict[str, str] | None = Non
 
     Args:
         text: The message; `steps=4` in backticks becomes `--steps 4`, `image=…` becomes `--image FILE`, and
-            `trust_remote_code=True` its flag alone. A name with an underscore is its flag also
-            where it stands without a value. Names that have no flag stay as they are.
+            `trust_remote_code=True` its flag alone, as does `fade=…`, whose value has no name. A name with an
+            underscore is its flag also where it stands without a value. Names that have no flag stay as they are.
         kinds: Dataclasses whose fields say their flags.
         more: Further names and their flags.
 
@@ -81,8 +81,8 @@ def in_flags(text: str, kinds: Iterable[type], more: dict[str, str] | None = Non
             return match[0]
         spelled = fields[name]["flags"][0] if name in fields else (more or {})[name]
         if value == "…":
-            value = (fields[name]["metavar"] if name in fields else None) or name.upper()
-        return f"`{spelled}`" if value == "True" else f"`{spelled} {value}`"
+            value = (fields[name]["metavar"] if name in fields else None) or ""
+        return f"`{spelled}`" if value in ("True", "") else f"`{spelled} {value}`"
 
     def bare(match: re.Match[str]) -> str:
         # a name of one word is an English word, too

@@ -56,6 +56,7 @@ FAMILY = Family(
             tells_unused=True,
             settles=True,
             vocabulary=Lazy(f"{_HERE}.networks:scene_vocabulary"),
+            checks=Lazy(f"{_HERE}.networks:check_scene"),
             mixes=False,  # a state says where everything stands, and a scene half way is none
             cost=_SMALL,
         ),

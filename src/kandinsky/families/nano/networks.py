@@ -66,3 +66,10 @@ def scene_vocabulary(component: Component, files: Files, text: str) -> list[tupl
     from kandinsky.families.nano.reader import SceneReader
 
     return SceneReader.of(files["words"]).found(text)
+
+
+def check_scene(component: Component, files: Files, prompt: str) -> None:
+    """Refuse a prompt of which the second Nano can show nothing."""
+    from kandinsky.families.nano.unknown import check
+
+    check(files["words"], prompt)

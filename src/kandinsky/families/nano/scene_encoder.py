@@ -7,7 +7,6 @@ Where the scene's subjects stand in each frame, and before what, travels behind 
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,14 +22,13 @@ from kandinsky.families.nano.reader import SceneReader, Span, Understood
 from kandinsky.families.nano.scene_words import NOTHING, Said, SceneWords, said_of, unsaid
 from kandinsky.families.nano.scenes import Scene
 from kandinsky.families.nano.spelling import spelt, words_of
+from kandinsky.families.nano.unknown import refused
 from kandinsky.model.values import TextEmbeddings
 from kandinsky.printing import escaped
 from kandinsky.weights.read import load_into
 
 log = logging.getLogger(__name__)
 APPEARS = "fades in"
-EXAMPLES = ("cat", "rocket", "birthday cake")
-"""What can be shown, where nothing is near what was asked for."""
 
 
 class NanoSceneEncoder:
@@ -114,28 +112,8 @@ class NanoSceneEncoder:
             return None
         understood = self.reader.read(prompt)
         if understood.scene is None:
-            raise self._refused(prompt, understood)
+            raise refused(self.reader, prompt, understood)
         return understood.scene
-
-    def _refused(self, prompt: str, understood: Understood) -> RequestError:
-        hint = "`kandinsky show MODEL --concepts` lists all it can show"
-        if understood.negated:
-            return RequestError(
-                f"`{escaped(prompt)}` says only what to leave out, and what is left out is not shown: say what is",
-                hint=hint,
-            )
-        if near := self.reader.nearest(prompt, language=int(bool(re.search("[а-яА-ЯёЁ]", prompt)))):
-            near = [f"`{name}`" for name in near]
-            return RequestError(
-                f"this model knows nothing that `{escaped(prompt)}` asks for: the nearest that it can show are "
-                + ", ".join(near),
-                hint=hint,
-            )
-        return RequestError(
-            f"this model knows nothing that `{escaped(prompt)}` asks for, and nothing like it: it shows things such as "
-            + ", ".join(f"`{name}`" for name in EXAMPLES),
-            hint=hint,
-        )
 
     def _states(self, said: Sequence[Said], scenes: Sequence[Scene | None]) -> TextEmbeddings:
         with torch.inference_mode(False), torch.no_grad():

@@ -120,7 +120,7 @@ export function requested(guides, model) {
   return { values, files };
 }
 
-const secondsOf = (text, fps) => (typeof text === "number" ? text : String(text).endsWith("s") ? parseFloat(text) : Number(text) / fps);
+const secondsOf = (text, fps) => (typeof text === "number" ? text : /[sс]$/.test(text) ? parseFloat(text) : Number(text) / fps);
 
 /**
  * What a job was asked for, to be asked again. Files that were uploaded are gone; results of this server are not.
