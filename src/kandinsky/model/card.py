@@ -506,7 +506,7 @@ def sound_of(card: Card) -> Sound:
         RequestError: The model does not generate audio.
     """
     if card.sound is None:
-        raise RequestError(f"`{card.id}` makes no sound: use a model for `video-to-audio`, such as `kandinsky4-v2a`")
+        raise RequestError(f"`{card.id}` makes no sound: use a model for `video-to-audio`, such as `{DEFAULT_SOUND}`")
     return card.sound
 
 

@@ -1,18 +1,19 @@
-"""Does the sound of ``nano-v2a`` fit clips of the second Nano? It was trained on simple scenes, and is shown those here.
+"""Does the sound of ``nano-v2a`` fit clips of the second Nano? It was trained on simpler scenes.
 
     python -m kandinsky.lab.nano2.measure_sound --out FOLDER [--data DATA] [--beside nano-t2v]
 
 Clips are made from words, and have no sound of their own to compare with. What is known of them:
 
-- *How much the image changes* from frame to frame, which is what a rustle follows. ``follows``: correlation of the
-  sound's level with the level that this change asks for, mean of the clips; ``another``: with another clip's.
+- *How much the image changes* from frame to frame, which is what a rustle follows (the lower strip of the sheets).
+  ``follows``: correlation of the sound's level with the level that this change asks for, mean of the clips;
+  ``another``: with that of another clip.
 - *When a jump lands*: in the middle of the clip (``scenes.track``). ``lands``: share of the clips with an onset within
   100 ms. ``onsets``: how many a clip.
 - *Whether anything moves*. ``silent``: share of the clips whose sound is below −60 dB of full scale.
 
 Groups: things that move by themselves (``animated``, and ``further`` for those that the first Nano does not know),
 everyday things that stand still (``still``), and those of ``MOTIONS`` done by still things, where no other motion is.
-With ``--data``, ``sounded`` are the held-out clips of ``lab/nano/measure_sound.py`` at 96 and 192 pixels.
+With ``--data`` (of ``kandinsky data nano``), the held-out clips of ``lab/nano/measure_sound.py`` at 96 and 192 pixels.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ from kandinsky.model.card import sound_of
 from kandinsky.model.values import Request, Video
 
 MODEL = "nano-v2a"
-CLIPS = 24
+CLIPS, SHOWN = 24, 8  # of a group, and those of them on its sheet
 LANDS_S = (FRAMES - 1) / 2 / FPS
 SILENT_DB = -60.0
 RUSTLE, MOST_CHANGE = 0.06 * LOUDEST, 12.0  # how loud a rustle is at the most, and from which change on
@@ -76,11 +77,11 @@ def change_of(clip_THWC: Clip) -> np.ndarray:
     return np.asarray(np.abs(np.diff(frames, axis=0)).mean((1, 2, 3)))
 
 
-def wanted_envelope(clip_THWC: Clip) -> np.ndarray:
-    """The level of the rustle that a clip's change asks for, [T], as ``measure_sound.envelope`` has it."""
+def wanted_rustle(clip_THWC: Clip) -> np.ndarray:
+    """Noise as loud as a clip's change asks for, float32 [S]."""
     centres = (np.arange(1, len(clip_THWC)) - 0.5) / FPS
     loud = np.interp(np.arange(SAMPLES) / RATE, centres, np.minimum(1.0, change_of(clip_THWC) / MOST_CHANGE))
-    return envelope((RUSTLE * loud).astype(np.float32))
+    return (RUSTLE * loud * np.random.default_rng(0).standard_normal(SAMPLES)).astype(np.float32)
 
 
 def fit_of(clips: Sequence[Clip], sounds: Sequence[np.ndarray], *, lands: bool = False) -> Fit:
@@ -90,7 +91,7 @@ def fit_of(clips: Sequence[Clip], sounds: Sequence[np.ndarray], *, lands: bool =
         lands: Whether what is shown jumps.
     """
     sounds = [np.asarray(sound, np.float32)[:SAMPLES] for sound in sounds]
-    heard, wanted = [envelope(sound) for sound in sounds], [wanted_envelope(clip) for clip in clips]
+    heard, wanted = [envelope(sound) for sound in sounds], [envelope(wanted_rustle(clip)) for clip in clips]
     moving = [n for n, one in enumerate(wanted) if one.std() > 0]
     others = [moving[(place + 1) % len(moving)] for place in range(len(moving))]
     levels = [20 * np.log10(max(1e-9, float(np.sqrt(np.square(sound / 32768).mean())))) for sound in sounds]
@@ -187,9 +188,9 @@ def main() -> None:
             clips = Made(pipe)(texts)
             sounds = sounds_of(sound, clips, [""] * len(clips), range(len(clips)))
             told(f"{model}, {name}", asdict(fit_of(clips, sounds, lands=name == "jumps")))
-            sheet = sound_sheet(
-                list(zip(clips, sounds, strict=True))[:8], sounds, spectrogram_params(sound.card), sound_of(sound.card).max_value
-            )
+            shown = list(zip(clips, sounds, strict=True))[:SHOWN]
+            true = [wanted_rustle(clip) for clip, _ in shown]
+            sheet = sound_sheet(shown, true, spectrogram_params(sound.card), sound_of(sound.card).max_value)
             sheet.save(options.out / f"{model}-{name.replace(' ', '-')}.png")
 
 
