@@ -77,11 +77,17 @@ def change_of(clip_THWC: Clip) -> np.ndarray:
     return np.asarray(np.abs(np.diff(frames, axis=0)).mean((1, 2, 3)))
 
 
-def wanted_rustle(clip_THWC: Clip) -> np.ndarray:
-    """Noise as loud as a clip's change asks for, float32 [S]."""
+def wanted_level(clip_THWC: Clip) -> np.ndarray:
+    """How loud a clip's change asks a rustle to be, float32 [S], int16 units."""
     centres = (np.arange(1, len(clip_THWC)) - 0.5) / FPS
     loud = np.interp(np.arange(SAMPLES) / RATE, centres, np.minimum(1.0, change_of(clip_THWC) / MOST_CHANGE))
-    return (RUSTLE * loud * np.random.default_rng(0).standard_normal(SAMPLES)).astype(np.float32)
+    return (RUSTLE * loud).astype(np.float32)
+
+
+def wanted_rustle(clip_THWC: Clip) -> np.ndarray:
+    """Noise of that level, float32 [S]."""
+    noise = np.random.default_rng(0).standard_normal(SAMPLES)
+    return (wanted_level(clip_THWC) * noise).astype(np.float32)
 
 
 def fit_of(clips: Sequence[Clip], sounds: Sequence[np.ndarray], *, lands: bool = False) -> Fit:
@@ -91,7 +97,7 @@ def fit_of(clips: Sequence[Clip], sounds: Sequence[np.ndarray], *, lands: bool =
         lands: Whether what is shown jumps.
     """
     sounds = [np.asarray(sound, np.float32)[:SAMPLES] for sound in sounds]
-    heard, wanted = [envelope(sound) for sound in sounds], [envelope(wanted_rustle(clip)) for clip in clips]
+    heard, wanted = [envelope(sound) for sound in sounds], [envelope(wanted_level(clip)) for clip in clips]
     moving = [n for n, one in enumerate(wanted) if one.std() > 0]
     others = [moving[(place + 1) % len(moving)] for place in range(len(moving))]
     levels = [20 * np.log10(max(1e-9, float(np.sqrt(np.square(sound / 32768).mean())))) for sound in sounds]
