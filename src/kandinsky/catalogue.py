@@ -207,12 +207,19 @@ def find(model: str) -> Card:
         The card.
 
     Raises:
-        RequestError: There is no such id; the hint lists the nearest ones.
+        RequestError: There is no such id; the hint names the model that stands for it, or the nearest ones.
     """
     if (found := _known(model)) is not None:
         return found
     known = cards()
     name = model.strip().rstrip("/").lower()
+    for card in known.values():
+        if name in card.stands_for:
+            ways = f"{card.sampling.steps} steps" if card.sampling.steps > 1 else "one step"
+            guided = f"guidance {card.sampling.guidance:g}" if card.sampling.guidance > 1 else "no guidance"
+            raise RequestError(
+                f"there is no model `{shown(model)}`", hint=f"use `{card.id}`, which takes {ways}, {guided} by default"
+            )
     parts = [one for one in known if name and name in one][:3]
     near = ", ".join(f"`{one}`" for one in parts or difflib.get_close_matches(name, known, n=3))
     raise RequestError(

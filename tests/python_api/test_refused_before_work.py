@@ -140,6 +140,27 @@ def test_the_nearest_models_are_those_that_hold_the_name(given: str, near: str) 
     assert str(error.value.hint).startswith(f"the nearest are {near}")
 
 
+@pytest.mark.parametrize(
+    ("given", "answer"),
+    [
+        ("nano2-t2v-flash", "use `nano2-t2v`, which takes one step, no guidance by default"),
+        ("nano-t2v-nocfg", "use `nano2-t2v`, which takes one step, no guidance by default"),
+        ("nano2-i2v-nocfg", "use `nano2-i2v`, which takes one step, no guidance by default"),
+        ("nano2-v2a", "use `nano-v2a`, which takes 20 steps, guidance 2 by default"),
+    ],
+)
+def test_who_asks_for_a_variant_that_a_model_already_is_is_told_that_model(given: str, answer: str) -> None:
+    with pytest.raises(RequestError, match=f"there is no model `{given}`") as error:
+        catalogue.find(given)
+    assert error.value.hint == answer
+
+
+def test_no_name_that_a_model_stands_for_is_that_of_another() -> None:
+    cards = catalogue.cards()
+    names = [name for card in cards.values() for name in card.stands_for]
+    assert len(names) == len(set(names)) and not set(names) & set(cards)
+
+
 @pytest.mark.parametrize("given", ["weights.safetensors", "qqqq", "a/b/c", "", "-m"])
 def test_a_name_that_is_near_to_nothing_gets_no_nearest(given: str) -> None:
     with pytest.raises(RequestError) as error:

@@ -157,10 +157,12 @@ def test_an_encoder_that_is_not_there(film: Path, tmp_path: Path, call: Call) ->
     [
         (["--sound-model", "nano-v2a"], "add --sound"),
         (["--sound", "--sound-model", "nano-t2v"], "`nano-t2v` makes no sound"),
+        (["--sound", "--sound-model", "nano-t2v"], "such as `nano-v2a`"),
         (["--sound", "--sound-model", "{model}", "-o", "x.gif"], "cannot hold audio"),
         (["--sound", "--sound-model", "{model}", "--seconds", "0"], "cannot hold audio"),
         (["--sound", "--sound-model", "{model}"], "not run unasked"),
         (["--audio-only"], "generates no audio and takes no --audio-only"),
+        (["--sound", "--audio-only"], "--sound adds audio to a new clip and takes no --audio-only"),
         (["-m", "nano-i2v", "--video", "x.mp4"], "changes a video and was not told how"),
         (["-m", "kandinsky5-lite-t2i", "--states", "x"], "generates no audio and takes no --states"),
     ],
@@ -173,9 +175,16 @@ def test_clips_with_sound_are_refused_before_they_are_made(
     assert code == 2 and out == "" and words in err and not list(Path().iterdir())
 
 
+def test_a_list_of_prompts_with_sound_is_told_how_to_add_it_afterwards(call: Call, tmp_path: Path) -> None:
+    (prompts := tmp_path / "p.txt").write_text("a heart\na star\n")
+    code, out, err = call("generate", "--prompts", prompts, "--sound")
+    assert code == 2 and out == "" and "hint: audio is added to a finished clip by `kandinsky generate --video" in err
+
+
 def test_every_model_names_what_gives_its_clips_sound() -> None:
     named = {card.id: card.sounds_with for card in catalogue.cards().values()}
     assert named["nano-t2v"] == named["nano-i2v"] == "nano-v2a"
+    assert named["nano2-t2v"] == named["nano2-i2v"] == "nano-v2a"
     assert named["kandinsky5-lite-t2v-sft-5s"] == named["kandinsky4-t2v-flash"] == "kandinsky4-v2a"
 
 

@@ -207,13 +207,18 @@ def generate(
         return
     is_heard = request.video is not None and not source.card.does.knows
     for option, given in (("--video", is_heard), ("--audio-only", audio_only), ("--states", request.states)):
+        if given and sound:
+            raise RequestError(f"--sound adds audio to a new clip and takes no {option}: leave one of them out")
         if given:
             raise RequestError(
                 f"`{model}` generates no audio and takes no {option}: use -m {catalogue.DEFAULT_SOUND}, or --sound"
             )
     chained = _sound_model(source.card, sound, sound_model, options)
     if chained and (prompts is not None or options.parallel is not None):
-        raise RequestError("--sound is for single prompts: leave --prompts and --parallel out, or add audio afterwards")
+        raise RequestError(
+            "--sound is for single prompts: leave --prompts and --parallel out",
+            hint="audio is added to a finished clip by `kandinsky generate --video CLIP`",
+        )
     _check_prompt(prompt, prompts, may_lack=request.image is not None and source.card.prompt == "optional")
     loading = Loading(source, options)
     items: list[Item] = []

@@ -374,6 +374,8 @@ class Card:
         sounds_with: The model that generates audio for this one's clips.
         animates_with: The model that begins with an image, as this one is not trained to.
         conditions_with: The model that is named to those who ask for conditions that this one does not take.
+        stands_for: Ids that there are not, since this model is already what they ask for, such as its `-nocfg`: whoever
+            asks for one is told this model's id.
         preview: Colours of previews; grey without it.
         distilled_from: The model that its few steps were distilled from.
         roll: Makes the model autoregressive: clips are made along time, and can be streamed without end.
@@ -402,6 +404,7 @@ class Card:
     sounds_with: str = FULL_SIZE_SOUND
     animates_with: str = ""
     conditions_with: str = ""
+    stands_for: tuple[str, ...] = ()
     preview: LatentRGB | None = None
     distilled_from: str = ""
     roll: Roll | None = None
@@ -507,7 +510,7 @@ def sound_of(card: Card) -> Sound:
         RequestError: The model does not generate audio.
     """
     if card.sound is None:
-        raise RequestError(f"`{card.id}` makes no sound: use a model for `video-to-audio`, such as `kandinsky4-v2a`")
+        raise RequestError(f"`{card.id}` makes no sound: use a model for `video-to-audio`, such as `{DEFAULT_SOUND}`")
     return card.sound
 
 
