@@ -197,5 +197,7 @@ def test_those_who_forget_the_command_or_the_quotes_are_told(call: Call) -> None
 
 
 def test_a_note_is_said_once_for_all_seeds(fresh: Call, tmp_path: Path) -> None:
-    done = fresh("generate", "a cat", "--seconds", "0", "--guidance", "3", "--count", "2", "-o", str(tmp_path / "cat.png"))
+    done = fresh(
+        "generate", "a cat", "--seconds", "0", "--guidance", "3", "--count", "2", "-o", str(tmp_path / "cat.png")
+    )
     assert done.code == 0 and done.err.count("guidance 3 burns colours") == 1
