@@ -517,7 +517,8 @@ template <class T> void gated(const T* x, const float* gate, T* update, long row
 
 constexpr int ROWS = 48;  // rows of weights between two turns of what they give; a multiple of all that `block` takes
 
-// out[r][64] = sum over steps of rows · lanes, for R rows and the first C vectors of tokens
+// out[r][64] = sum over steps of rows · lanes, for R rows and the first C vectors of tokens. Meanwhile the rows behind
+// these come into the first cache: weights of a whole model lie in the third.
 template <class M, int R, int C>
 inline void block(const uint32_t* lanes, const uint32_t* rows, long steps, float* out) {
     __m512 sums[R][C];
@@ -528,6 +529,7 @@ inline void block(const uint32_t* lanes, const uint32_t* rows, long steps, float
     const uint32_t* at = rows;
     for (long step = 0; step < steps; ++step, lanes += TILE, ++at) {
         __m512i column[C];
+        _mm_prefetch(reinterpret_cast<const char*>(rows + R * (steps + step)), _MM_HINT_T0);
 #pragma GCC unroll 4
         for (int c = 0; c < C; ++c) column[c] = _mm512_loadu_si512(lanes + c * LANES);
 #pragma GCC unroll 16
