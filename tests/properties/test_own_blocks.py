@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -158,6 +159,43 @@ def test_what_needs_its_layers_gets_them(
     fast, plain, count = both(lambda: ask(net), monkeypatch)
     assert count == 2, "the text's block and the other visual one"
     assert distance(fast, plain) < CLOSE[torch.float32]
+
+
+def moved(net: DiffusionTransformer3D) -> None:
+    weight = second(net).feed_forward.in_layer.weight
+    weight.data = weight.data * 1.5
+
+
+def scaled(net: DiffusionTransformer3D) -> None:
+    second(net).self_attention.key_norm.weight = nn.Parameter(torch.full((32,), 0.5))
+
+
+@needed
+@pytest.mark.parametrize(
+    ("change", "blocks"), [(hooked, 2), (heard, 2), (updated, 2), (replaced, 2), (moved, 3), (scaled, 3)]
+)
+def test_what_changes_between_two_passes_is_seen(
+    monkeypatch: pytest.MonkeyPatch, change: Callable[[DiffusionTransformer3D], None], blocks: int
+) -> None:
+    net = network()
+    before = ask(net)
+    change(net)
+    fast, plain, count = both(lambda: ask(net), monkeypatch)
+    assert count == blocks
+    assert distance(fast, plain) < CLOSE[torch.float32]
+    assert change in (hooked, heard, replaced) or distance(fast, before) > 1e-3
+
+
+@needed
+def test_places_of_weights_are_forgotten_with_their_network() -> None:
+    ask(network())
+    gc.collect()
+    before = len(products._READ)
+    ask(net := network())
+    assert len(products._READ) == before + 3
+    del net
+    gc.collect()
+    assert len(products._READ) == before
 
 
 @needed

@@ -21,6 +21,7 @@ from torch.nn import functional as F  # noqa: N812
 from kandinsky.families.parts.params import MOVQ_PIECE, MovqParams
 from kandinsky.ops.attention import attention
 from kandinsky.ops.enlarge import Doubling
+from kandinsky.ops.native import images
 
 GROUPS, EPS = 32, 1e-6
 
@@ -43,15 +44,19 @@ class Norm(nn.Module):
             self.conv_y = nn.Conv2d(z_channels, channels, 1)
             self.conv_b = nn.Conv2d(z_channels, channels, 1)
 
-    def forward(self, x: Tensor, latents: Tensor | None) -> Tensor:
-        normed = self.norm_layer(x)
-        if latents is None:
-            out: Tensor = normed
-            return out
+    def forward(self, x: Tensor, latents: Tensor | None, *, activates: bool = False) -> Tensor:
+        """Of [R, C, H, W]; with ``activates`` the SiLU of it. One pass where our own kernels serve."""
         # a 1x1 convolution and repeating pixels may change places: the small one is convolved
-        size = (x.shape[-2], x.shape[-1])
-        scale, shift = (F.interpolate(layer(latents), size, mode="nearest") for layer in (self.conv_y, self.conv_b))
-        return torch.addcmul(shift, normed, scale)
+        pieces = None if latents is None else (self.conv_y(latents), self.conv_b(latents))
+        sides = None if latents is None else (latents.shape[-2], latents.shape[-1])
+        if images.serves(x, self.norm_layer, sides):
+            return images.normed(x, self.norm_layer, pieces, activates=activates)
+        out: Tensor = self.norm_layer(x)
+        if pieces is not None:
+            size = (x.shape[-2], x.shape[-1])
+            scale, shift = (F.interpolate(piece, size, mode="nearest") for piece in pieces)
+            out = torch.addcmul(shift, out, scale)
+        return F.silu(out) if activates else out
 
 
 class ResnetBlock(nn.Module):
@@ -71,8 +76,8 @@ class ResnetBlock(nn.Module):
                 self.add_module(f"temporal_projection{number}", nn.Conv3d(out, out, 3, padding=1))
 
     def forward(self, x: Tensor, clips: Clips) -> Tensor:
-        h = self._mixed(self.conv1(F.silu(self.norm1(x, clips.latents))), "1", clips.frames)
-        h = self._mixed(self.conv2(F.silu(self.norm2(h, clips.latents))), "2", clips.frames)
+        h = self._mixed(self.conv1(self.norm1(x, clips.latents, activates=True)), "1", clips.frames)
+        h = self._mixed(self.conv2(self.norm2(h, clips.latents, activates=True)), "2", clips.frames)
         return (x if self.nin_shortcut is None else self.nin_shortcut(x)) + h
 
     def _mixed(self, x: Tensor, number: str, frames: int) -> Tensor:
@@ -199,7 +204,7 @@ class Encoder(nn.Module):
         x = self.conv_in(x)
         for level in self.down:
             x = level(x, alone)
-        out: Tensor = self.conv_out(F.silu(self.norm_out(self.mid(x, alone), None)))
+        out: Tensor = self.conv_out(self.norm_out(self.mid(x, alone), None, activates=True))
         return out
 
 
@@ -225,7 +230,7 @@ class Decoder(nn.Module):
         x = self.mid(self.conv_in(x), clips)
         for level in reversed(self.up):
             x = level(x, clips)
-        out: Tensor = self.conv_out(F.silu(self.norm_out(x, clips.latents)))
+        out: Tensor = self.conv_out(self.norm_out(x, clips.latents, activates=True))
         return out
 
 

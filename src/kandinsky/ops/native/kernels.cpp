@@ -684,20 +684,33 @@ template <class T> struct Layer {
     float eps;
 };
 
-// calls work(first tile) for tiles of tokens, in as many threads as are worth starting
+// Calls work(next, most) in as many threads as are worth starting; `next` gives first tokens of stretches of up to `most`
+// tiles, -1 for the end. Rows of weights are read once for a stretch, so that they come from memory seldom.
 template <class Do> void over_tiles(long tokens, double multiplications, long threads, const Do& work) {
     constexpr double LEAST = 1 << 25;  // of a thread
+    constexpr long MOST = 4;           // tiles of a stretch: they leave room in the second cache
     const long tiles = (tokens + TILE - 1) / TILE;
     long workers = static_cast<long>(multiplications / LEAST);
     workers = workers < threads ? workers : threads;
     workers = workers < 1 ? 1 : workers < tiles ? workers : tiles;
+    const long each = tiles / workers < MOST ? tiles / workers : MOST;
     std::atomic<long> next{0};
-    const auto run = [&] { work([&] { const long at = next.fetch_add(1); return at < tiles ? at * TILE : -1; }); };
+    const auto run = [&] {
+        work([&] { const long at = next.fetch_add(each); return at < tiles ? at * TILE : -1; }, each);
+    };
     std::vector<std::thread> others;
     for (long i = 1; i < workers && begun(others, run); ++i) {}
     run();
     for (auto& other : others) other.join();
 }
+
+struct Stretch {  // of tokens
+    long first, count;
+    int tiles() const { return static_cast<int>((count + TILE - 1) / TILE); }
+    long at(int tile) const { return first + tile * TILE; }
+    int have(int tile) const { return static_cast<int>(count - tile * TILE < TILE ? count - tile * TILE : TILE); }
+    int columns(int tile) const { return (have(tile) + LANES - 1) / LANES; }
+};
 
 // layers of the same tokens, each with its bias, the norm of its heads and their turn
 template <class T>
@@ -705,27 +718,32 @@ void project(const T* x, long tokens, long K, const Layer<T>* layers, int count,
              long threads) {
     double work = 0.0;
     for (int i = 0; i < count; ++i) work += static_cast<double>(tokens) * K * layers[i].N;
-    over_tiles(tokens, work, threads, [&](const auto& next) {
-        Scratch packed(K / Product<T>::PER_UNIT * TILE * 4), given(ROWS * TILE * 4);
+    over_tiles(tokens, work, threads, [&](const auto& next, long most) {
+        const long size = K / Product<T>::PER_UNIT * TILE;  // of the lanes of a tile
+        Scratch packed(most * size * 4), given(ROWS * TILE * 4);
         uint32_t* lanes = packed.as<uint32_t>();
         float* sums = given.as<float>();
         for (long first; (first = next()) >= 0;) {
-            const int have = static_cast<int>(tokens - first < TILE ? tokens - first : TILE);
-            pack_queries<T, T>(x + first * K, K, have, static_cast<int>(K), lanes);
+            const Stretch now{first, tokens - first < most * TILE ? tokens - first : most * TILE};
+            for (int t = 0; t < now.tiles(); ++t)
+                pack_queries<T, T>(x + now.at(t) * K, K, now.have(t), static_cast<int>(K), lanes + t * size);
             for (int i = 0; i < count; ++i) {
                 const Layer<T>& layer = layers[i];
                 const T* weight = static_cast<const T*>(layer.weights.weight);
                 const T* bias = static_cast<const T*>(layer.weights.bias);
-                T* out = layer.out + first * layer.N;
                 for (long n = 0; n < layer.N; n += ROWS) {
                     const int rows = static_cast<int>(layer.N - n < ROWS ? layer.N - n : ROWS);
-                    blocks<T>(lanes, weight + n * K, K, rows, (have + LANES - 1) / LANES, sums);
-                    to_tokens(sums, rows, bias ? bias + n : nullptr, base ? base + first * layer.N + n : nullptr,
-                              gate ? gate + n : nullptr, out + n, layer.N, have);
+                    for (int t = 0; t < now.tiles(); ++t) {
+                        const long at = now.at(t) * layer.N + n;
+                        blocks<T>(lanes + t * size, weight + n * K, K, rows, now.columns(t), sums);
+                        to_tokens(sums, rows, bias ? bias + n : nullptr, base ? base + at : nullptr,
+                                  gate ? gate + n : nullptr, layer.out + at, layer.N, now.have(t));
+                    }
                 }
                 if (!layer.norm) continue;
                 const float* turns = layer.turns ? layer.turns + first * layer.width : nullptr;
-                normed_heads(out, layer.norm, turns, have, layer.N / layer.width, layer.width, layer.eps);
+                normed_heads(layer.out + first * layer.N, layer.norm, turns, now.count, layer.N / layer.width, layer.width,
+                             layer.eps);
             }
         }
     });
@@ -739,24 +757,31 @@ void feed_forward(const T* x, long tokens, long K, long H, long N, const Weights
     const T* second_weight = static_cast<const T*>(second_layer.weight);
     const T* second_bias = static_cast<const T*>(second_layer.bias);
     constexpr int PER_UNIT = Product<T>::PER_UNIT;
-    over_tiles(tokens, static_cast<double>(tokens) * H * (K + N), threads, [&](const auto& next) {
-        Scratch packed(K / PER_UNIT * TILE * 4), hidden(H / PER_UNIT * TILE * 4), given(ROWS * TILE * 4);
+    over_tiles(tokens, static_cast<double>(tokens) * H * (K + N), threads, [&](const auto& next, long most) {
+        const long size = K / PER_UNIT * TILE, inner = H / PER_UNIT * TILE;  // of the lanes of a tile
+        Scratch packed(most * size * 4), hidden(most * inner * 4), given(ROWS * TILE * 4);
         uint32_t *lanes = packed.as<uint32_t>(), *middle = hidden.as<uint32_t>();
         float* sums = given.as<float>();
         for (long first; (first = next()) >= 0;) {
-            const int have = static_cast<int>(tokens - first < TILE ? tokens - first : TILE);
-            const int columns = (have + LANES - 1) / LANES;
-            pack_queries<T, T>(x + first * K, K, have, static_cast<int>(K), lanes);
+            const Stretch now{first, tokens - first < most * TILE ? tokens - first : most * TILE};
+            for (int t = 0; t < now.tiles(); ++t)
+                pack_queries<T, T>(x + now.at(t) * K, K, now.have(t), static_cast<int>(K), lanes + t * size);
             for (long h = 0; h < H; h += ROWS) {
                 const int rows = static_cast<int>(H - h < ROWS ? H - h : ROWS);
-                blocks<T>(lanes, first_weight + h * K, K, rows, columns, sums);
-                to_lanes(sums, rows, first_bias ? first_bias + h : nullptr, middle + h / PER_UNIT * TILE, columns);
+                for (int t = 0; t < now.tiles(); ++t) {
+                    blocks<T>(lanes + t * size, first_weight + h * K, K, rows, now.columns(t), sums);
+                    to_lanes(sums, rows, first_bias ? first_bias + h : nullptr,
+                             middle + t * inner + h / PER_UNIT * TILE, now.columns(t));
+                }
             }
             for (long n = 0; n < N; n += ROWS) {
                 const int rows = static_cast<int>(N - n < ROWS ? N - n : ROWS);
-                blocks<T>(middle, second_weight + n * H, H, rows, columns, sums);
-                to_tokens(sums, rows, second_bias ? second_bias + n : nullptr, base + first * N + n, gate + n,
-                          out + first * N + n, N, have);
+                for (int t = 0; t < now.tiles(); ++t) {
+                    const long at = now.at(t) * N + n;
+                    blocks<T>(middle + t * inner, second_weight + n * H, H, rows, now.columns(t), sums);
+                    to_tokens(sums, rows, second_bias ? second_bias + n : nullptr, base + at, gate + n, out + at, N,
+                              now.have(t));
+                }
             }
         }
     });
@@ -882,7 +907,7 @@ template <class Do> void over_items(long items, long numbers, long threads, cons
         for (long at; (at = next.fetch_add(1)) < items;) work(at);
     };
     std::vector<std::thread> others;
-    for (long i = 1; i < workers; ++i) others.emplace_back(run);
+    for (long i = 1; i < workers && begun(others, run); ++i) {}
     run();
     for (auto& other : others) other.join();
 }
@@ -983,11 +1008,68 @@ template <class T> void normed_volume(const Volume& work) {
     }
 }
 
+// -- images -----------------------------------------------------------------------------------------------------------
+// Rows, columns, channels; the channels lie together.
+
+struct Image {
+    const void* x;               // [B][H][W][C]
+    void* out;                   // the same
+    const float *weight, *bias;  // [C] of a group norm over each image
+    const void *scale, *shift;   // [B][h][w][C], by which what is normed is multiplied and shifted, each of a piece of the
+                                 // image, H/h rows and W/w columns; null: none
+    int64_t B, H, W, C, groups, h, w, threads;
+    int32_t activates;           // whether x·sigmoid(x) follows
+    float eps;
+};
+
+template <class T> void normed_image(const Image& work) {
+    const long C = work.C, H = work.H, W = work.W, row = W * C, groups = work.groups;
+    const long each = (1 << 14) / row + 1, pieces = (H + each - 1) / each;  // of rows
+    Scratch memory(2 * C * 4);
+    float *scale = memory.as<float>(), *shift = scale + C;
+    for (long b = 0; b < work.B; ++b) {
+        const T* x = static_cast<const T*>(work.x) + b * H * row;
+        T* out = static_cast<T*>(work.out) + b * H * row;
+        std::vector<Moments> found(pieces * groups), all(groups);
+        const auto count = [&](long piece) { return (H - piece * each < each ? H - piece * each : each) * W; };
+        over_items(pieces, H * row, work.threads, [&](long piece) {
+            add_moments(x + piece * each * row, count(piece), C, groups, found.data() + piece * groups);
+        });
+        for (long at = 0; at < pieces * groups; ++at)
+            all[at % groups].add(found[at].count, found[at].mean, found[at].squares);
+        for (long c = 0; c < C; ++c) {
+            const Moments& of = all[c / (C / groups)];
+            const double share = work.weight[c] / std::sqrt(of.squares / of.count + work.eps);
+            scale[c] = static_cast<float>(share);
+            shift[c] = static_cast<float>(work.bias[c] - of.mean * share);
+        }
+        const long tall = work.scale ? H / work.h : H, wide = work.scale ? W / work.w : W;
+        over_items(pieces, H * row, work.threads, [&](long piece) {
+            for (long at = piece * each * W; at < piece * each * W + count(piece); at += wide) {  // pixels of one piece
+                const long place = ((b * work.h + at / W / tall) * work.w + at % W / wide) * C;
+                const T *from = x + at * C, *more = static_cast<const T*>(work.scale) + place;
+                const T* beside = static_cast<const T*>(work.shift) + place;
+                T* to = out + at * C;
+                for (long c = 0; c < C; c += LANES) {
+                    const __m512 of_group = load(scale + c), from_group = load(shift + c);
+                    __m512 of_piece = of_group, from_piece = from_group;
+                    if (work.scale) of_piece = load(more + c), from_piece = load(beside + c);
+                    for (long i = 0; i < wide; ++i) {
+                        __m512 y = as_type(_mm512_fmadd_ps(load(from + i * C + c), of_group, from_group), T{});
+                        if (work.scale) y = as_type(_mm512_fmadd_ps(y, of_piece, from_piece), T{});
+                        store(to + i * C + c, work.activates ? silu(y) : y);
+                    }
+                }
+            }
+        });
+    }
+}
+
 }  // namespace
 
 extern "C" {
 
-int kandinsky_version() { return 2; }
+int kandinsky_version() { return 3; }
 
 int kandinsky_attention(const Attention* work, int is_bfloat16) {
     if (!is_bfloat16) attend<float, float>(*work);
@@ -1046,5 +1128,10 @@ void kandinsky_few_rows(const float* x, long rows, long K, const void* weight, c
 void kandinsky_normed_volume(const Volume* work, int is_bfloat16) {
     if (is_bfloat16) normed_volume<bf16>(*work);
     else normed_volume<float>(*work);
+}
+
+void kandinsky_normed_image(const Image* work, int is_bfloat16) {
+    if (is_bfloat16) normed_image<bf16>(*work);
+    else normed_image<float>(*work);
 }
 }

@@ -33,7 +33,7 @@ COMPILERS = ("c++", "g++", "clang++")
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fPIC", "-shared", "-pthread", "-w")
 NEEDED = frozenset({"avx512f", "avx512bw", "avx512dq", "avx512vl"})
 LONGEST_S = 300.0  # for the compiler, on a machine that is busy
-VERSION = 2
+VERSION = 3
 
 
 class Work(ctypes.Structure):
@@ -67,6 +67,7 @@ class Kernels:
             self.block = at.kandinsky_block
             self.few_rows = at.kandinsky_few_rows
             self.normed_volume = at.kandinsky_normed_volume
+            self.normed_image = at.kandinsky_normed_image
         except AttributeError as error:
             raise OSError(f"`{path}` is no library of these kernels: {error}") from error
         self.attention.argtypes = [ctypes.POINTER(Work), word]
@@ -76,7 +77,9 @@ class Kernels:
         self.block.argtypes = [place, place, word]
         self.few_rows.argtypes = [place, number, number, place, place, place, number, word]
         self.normed_volume.argtypes = [place, word]
-        for function in (self.normed_heads, self.modulated, self.gated, self.few_rows, self.normed_volume):
+        self.normed_image.argtypes = [place, word]
+        silent = self.normed_heads, self.modulated, self.gated, self.few_rows, self.normed_volume, self.normed_image
+        for function in silent:
             function.restype = None
 
 

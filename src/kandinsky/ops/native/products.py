@@ -10,7 +10,9 @@ Legend: B batch; S tokens; L tokens of a text; D width; E width of the time vect
 from __future__ import annotations
 
 import ctypes
-from typing import Protocol
+from collections.abc import Mapping
+from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -23,9 +25,9 @@ from kandinsky.ops.rope import Rotation
 LANES = 16
 LEAST = 2**14  # numbers of a layer: below, results stay what PyTorch's operations give
 MOST_ROWS = 16  # that are taken for few
-# widest tokens of a block: of the time of the layers it took 0.78 and 0.90 at width 128 (bfloat16, float32; 1,024
-# tokens), 0.95 at 512, 1.07 at 1024, where weights leave the cache between two tiles of tokens
-WIDEST = 512
+# widest tokens of a block: of the time of the layers it took 0.87 and 0.89 at width 1,024 (bfloat16, float32; 1,024
+# tokens), 0.93 and 0.95 at 1,792; wider ones were not measured
+WIDEST = 2048
 
 
 class Norm(Protocol):
@@ -142,23 +144,16 @@ def block(
         return None
     if D % 32 or K % 32 or D > WIDEST or not 0 < B == e_BE.shape[0] or not S:
         return None
-    L, parts = S, 2
+    L = S
     if cross is not None:
         assert text_BLD is not None
-        L, parts = text_BLD.shape[1], 3
+        L = text_BLD.shape[1]
         if text_BLD.shape != (B, L, D) or not L or not _is_ready(text_BLD, (x_BSD, text_BLD)):
             return None
     if mask is not None and not (tuple(mask.shape) == (B, L) and mask.dtype is torch.bool and mask.is_contiguous()):
         return None
-    made = Block(D=D, E=e_BE.shape[1], K=K, norm_eps=norm_eps, heads_eps=heads_eps)
-    inner, outer = feed_forward.in_layer, feed_forward.out_layer
-    if made.E % LANES or _is_heard(modulation, feed_forward) or not isinstance(inner, Linear):
-        return None
-    made.H = inner.out_features
-    fits = made.H % LANES == 0 and _taken(made.modulation, modulation.out_layer, dtype, parts * 3 * D, made.E)
-    fits = fits and _taken(made.inner, inner, dtype, made.H, D) and _taken(made.outer, outer, dtype, D, made.H)
-    fits = fits and _heads_taken(made.own, own, dtype, D)
-    if not fits or (cross is not None and not _heads_taken(made.cross, cross, dtype, D)):
+    read = _read(x_BSD, e_BE.shape[1], (modulation, own, feed_forward, cross), (norm_eps, heads_eps))
+    if read is None:
         return None
     e, out = F.silu(e_BE.float()).contiguous(), torch.empty_like(x_BSD)
     work = Work(
@@ -167,7 +162,7 @@ def block(
     )  # fmt: skip
     found = kernels.kernels()
     assert found is not None
-    found.block(ctypes.byref(made), ctypes.byref(work), dtype is torch.bfloat16)
+    found.block(ctypes.byref(read.block), ctypes.byref(work), dtype is torch.bfloat16)
     return out
 
 
@@ -201,40 +196,125 @@ def _is_ready(x: Tensor, found: tuple[Tensor, ...]) -> bool:
     return library(x.dtype) == "onednn" and kernels.serves(*found)
 
 
-def _is_heard(*modules: object) -> bool:
-    """Whether some module has hooks, which must run."""
-    return any(
-        isinstance(one, nn.Module) and (len(one._forward_hooks) or len(one._forward_pre_hooks)) for one in modules
+class Reading:
+    """Places of a block's weights, and all that was seen when they were found: while it is so, they hold.
+
+    Asking whether it is takes a tenth of the time of asking a hundred things of twenty modules anew.
+    """
+
+    def __init__(self, asked: tuple[object, ...], block: Block) -> None:
+        self.asked = asked
+        self.block = block
+        self._children: list[tuple[dict[str, nn.Module | None], str, nn.Module | None]] = []
+        self._empty: list[Mapping[Any, Any]] = []  # hooks, which must run, and parts of a layer, such as updates
+        self._weights: list[tuple[dict[str, nn.Parameter | None], str, nn.Parameter | None, int]] = []
+
+    def holds(self, asked: tuple[object, ...]) -> bool:
+        """Whether the same is asked of the same modules, weights and places of these."""
+        return (
+            asked == self.asked
+            and not any(self._empty)
+            and all(held.get(name) is child for held, name, child in self._children)
+            and all(
+                held.get(name) is weight and (weight is None or weight.data_ptr() == place)
+                for held, name, weight, place in self._weights
+            )
+        )
+
+    def heard(self, *modules: nn.Module) -> bool:
+        """Whether some module has hooks."""
+        found: list[Mapping[Any, Any]] = []
+        for one in modules:
+            found += [one._forward_hooks, one._forward_pre_hooks]
+        self._empty += found
+        return any(found)
+
+    def part(self, of: nn.Module, name: str) -> nn.Module | None:
+        """A child without hooks; None where there is none."""
+        child = of._modules.get(name)
+        self._children.append((of._modules, name, child))
+        return None if child is None or self.heard(child) else child
+
+    def weight(self, of: nn.Module, name: str, dtype: torch.dtype, shape: tuple[int, ...]) -> int | None:
+        """The place of plain numbers of a shape; None if they are others."""
+        weight = of._parameters.get(name)
+        if weight is None or not _is_plain(weight, dtype) or tuple(weight.shape) != shape:
+            return None
+        self._weights.append((of._parameters, name, weight, weight.data_ptr()))
+        return weight.data_ptr()
+
+    def layer(self, to: Weights, of: nn.Module, name: str, dtype: torch.dtype, shape: tuple[int, int]) -> bool:
+        """Write the places of a layer's weights; False if it has to be called: it has hooks or updates, or others."""
+        layer = self.part(of, name)
+        if type(layer) is not Linear or layer._modules or shape[0] * shape[1] < LEAST:
+            return False
+        self._empty.append(layer._modules)
+        weight = self.weight(layer, "weight", dtype, shape)
+        if weight is None:
+            return False
+        to.weight = weight
+        if layer._parameters.get("bias") is None:
+            self._weights.append((layer._parameters, "bias", None, 0))
+            return True
+        to.bias = self.weight(layer, "bias", dtype, shape[:1])
+        return to.bias is not None
+
+    def heads(self, to: Heads, of: nn.Module, dtype: torch.dtype, D: int, K: int) -> bool:
+        """Write the places of an attention's weights; False if its layers have to be called."""
+        if self.heard(of) or D % K:
+            return False
+        layers = ((to.query, "to_query"), (to.key, "to_key"), (to.value, "to_value"), (to.out, "out_layer"))
+        if not all(self.layer(place, of, name, dtype, (D, D)) for place, name in layers):
+            return False
+        places = []
+        for name in ("query_norm", "key_norm"):
+            norm = self.part(of, name)
+            places.append(None if norm is None else self.weight(norm, "weight", dtype, (K,)))
+        to.query_norm, to.key_norm = places
+        return None not in places
+
+
+# by the module of a block that is its own alone
+_READ: WeakKeyDictionary[nn.Module, Reading] = WeakKeyDictionary()
+
+
+def _read(
+    x_BSD: Tensor,
+    E: int,
+    parts: tuple[Modulating, Attending, Feeding, Attending | None],
+    eps: tuple[float, float],
+) -> Reading | None:
+    """Where a block's weights lie; None if its layers have to be called."""
+    modulation, own, feed_forward, cross = parts
+    if not isinstance(modulation, nn.Module):
+        return None
+    dtype, D = x_BSD.dtype, x_BSD.shape[-1]
+    asked = dtype, D, E, eps, own, feed_forward, cross  # not the first, which it would keep for ever
+    if (known := _READ.get(modulation)) is not None and known.holds(asked):
+        return known
+    if not (isinstance(own, nn.Module) and isinstance(feed_forward, nn.Module) and E % LANES == 0):
+        return None
+    inner, K = feed_forward.in_layer, own.head_dim
+    if not isinstance(inner, Linear) or inner.out_features % LANES:
+        return None
+    H, count = inner.out_features, 6 if cross is None else 9
+    to = Block(D=D, E=E, H=H, K=K, norm_eps=eps[0], heads_eps=eps[1])
+    made = Reading(asked, to)
+    fits = (
+        not made.heard(modulation, feed_forward)
+        and made.layer(to.modulation, modulation, "out_layer", dtype, (count * D, E))
+        and made.layer(to.inner, feed_forward, "in_layer", dtype, (H, D))
+        and made.layer(to.outer, feed_forward, "out_layer", dtype, (D, H))
+        and made.heads(to.own, own, dtype, D, K)
     )
-
-
-def _heads_taken(to: Heads, of: Attending, dtype: torch.dtype, D: int) -> bool:
-    """Write the places of an attention's weights; False if its layers have to be called."""
-    if _is_heard(of, of.query_norm, of.key_norm):
-        return False
-    for place, layer in ((to.query, of.to_query), (to.key, of.to_key), (to.value, of.to_value), (to.out, of.out_layer)):
-        if not _taken(place, layer, dtype, D, D):
-            return False
-    query, key = of.query_norm.weight, of.key_norm.weight
-    if not (_is_plain(query, dtype) and _is_plain(key, dtype)) or of.head_dim * (D // of.head_dim) != D:
-        return False
-    to.query_norm, to.key_norm = query.data_ptr(), key.data_ptr()
-    return True
-
-
-def _taken(to: Weights, layer: nn.Module, dtype: torch.dtype, rows: int, columns: int) -> bool:
-    """Write the places of a layer's weights; False if it has to be called: it has hooks, updates or other weights."""
-    if type(layer) is not Linear or layer._modules or _is_heard(layer):
-        return False
-    weight, bias = layer.weight, layer.bias
-    if tuple(weight.shape) != (rows, columns) or weight.numel() < LEAST or not _is_plain(weight, dtype):
-        return False
-    to.weight = weight.data_ptr()
-    if bias is not None:
-        if not _is_plain(bias, dtype):
-            return False
-        to.bias = bias.data_ptr()
-    return True
+    if cross is not None:
+        fits = (
+            fits and isinstance(cross, nn.Module) and cross.head_dim == K and made.heads(to.cross, cross, dtype, D, K)
+        )
+    if not fits:
+        return None
+    _READ[modulation] = made
+    return made
 
 
 def _is_plain(weight: Tensor, dtype: torch.dtype) -> bool:
