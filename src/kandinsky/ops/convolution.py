@@ -27,6 +27,35 @@ class Conv3d(nn.Conv3d):
         return convolve(x, weight, bias, self.stride, self.padding, self.dilation)
 
 
+class Conv2d(nn.Conv2d):
+    """A convolution that with a kernel of one is a product of pixels, whose channels lie last, and weights.
+
+    PyTorch goes through MKL there in float32 (see ``ops/linear.py``), and lays the weights out anew at each call.
+    Parameters and names are those of ``nn.Conv2d``; gradients, autocast and compilation keep to it.
+    """
+
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if not self._is_product(x, weight):
+            out: Tensor = super()._conv_forward(x, weight, bias)
+            return out
+        return linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias).permute(0, 3, 1, 2)
+
+    def _is_product(self, x: Tensor, weight: Tensor) -> bool:
+        return (
+            self.kernel_size == self.stride == (1, 1)
+            and self.padding == (0, 0)
+            and self.groups == 1
+            and x.is_cpu
+            and x.dim() == 4
+            and x.stride(1) == 1
+            and x.dtype is weight.dtype
+            and type(weight) in (Tensor, nn.Parameter)
+            and not torch.compiler.is_compiling()
+            and not torch.is_grad_enabled()
+            and not torch.is_autocast_enabled(x.device.type)
+        )
+
+
 def convolve(
     x: Tensor,
     weight: Tensor,

@@ -16,7 +16,9 @@ from torch.nn import functional as F  # noqa: N812
 
 from kandinsky.families.kandinsky4_v2a.params import V2AParams
 from kandinsky.ops.attention import attention
+from kandinsky.ops.convolution import Conv2d
 from kandinsky.ops.enlarge import convolve_doubled_image
+from kandinsky.ops.linear import Linear
 
 TRANSFORMER_EPS = 1e-6  # of the norm before a transformer; written into Diffusers' class
 
@@ -85,8 +87,8 @@ class TimeEmbedding(nn.Module):
 
     def __init__(self, width: int, out: int) -> None:
         super().__init__()
-        self.linear_1 = nn.Linear(width, out)
-        self.linear_2 = nn.Linear(out, out)
+        self.linear_1 = Linear(width, out)
+        self.linear_2 = Linear(out, out)
 
     def forward(self, waves_BC: Tensor) -> Tensor:
         out: Tensor = self.linear_2(F.silu(self.linear_1(waves_BC.to(self.linear_1.weight.dtype))))
@@ -105,10 +107,10 @@ class ResNet(nn.Module):
         groups, eps = params.norm_num_groups, params.norm_eps
         self.norm1 = nn.GroupNorm(groups, channels, eps)
         self.conv1 = nn.Conv2d(channels, out, 3, padding=1)
-        self.time_emb_proj = nn.Linear(time_width, out)
+        self.time_emb_proj = Linear(time_width, out)
         self.norm2 = nn.GroupNorm(groups, out, eps)
         self.conv2 = nn.Conv2d(out, out, 3, padding=1)
-        self.conv_shortcut = nn.Conv2d(channels, out, 1) if channels != out else None
+        self.conv_shortcut = Conv2d(channels, out, 1) if channels != out else None
         self.scale = scale
 
     def forward(self, x_BCHW: Tensor, time_BD: Tensor) -> Tensor:
@@ -128,10 +130,10 @@ class FrameConditions(nn.Module):
 
     def __init__(self, channels: int, encoder_dim: int) -> None:
         super().__init__()
-        self.video_q = nn.Linear(channels, channels)
-        self.video_k = nn.Linear(encoder_dim, channels)
-        self.video_v = nn.Linear(encoder_dim, channels)
-        self.video_out = nn.Linear(channels, channels)
+        self.video_q = Linear(channels, channels)
+        self.video_k = Linear(encoder_dim, channels)
+        self.video_v = Linear(encoder_dim, channels)
+        self.video_out = Linear(channels, channels)
         nn.init.zeros_(self.video_out.weight)
         nn.init.zeros_(self.video_out.bias)
 
@@ -149,7 +151,7 @@ class TextConditions(nn.Module):
 
     def __init__(self, encoder_dim: int, width: int) -> None:
         super().__init__()
-        self.text_projection = nn.Linear(encoder_dim, width)
+        self.text_projection = Linear(encoder_dim, width)
 
 
 class AttentionLayers(nn.Module):
@@ -157,10 +159,10 @@ class AttentionLayers(nn.Module):
 
     def __init__(self, channels: int, context: int, processor: nn.Module) -> None:
         super().__init__()
-        self.to_q = nn.Linear(channels, channels, bias=False)
-        self.to_k = nn.Linear(context, channels, bias=False)
-        self.to_v = nn.Linear(context, channels, bias=False)
-        self.to_out = nn.ModuleList([nn.Linear(channels, channels)])
+        self.to_q = Linear(channels, channels, bias=False)
+        self.to_k = Linear(context, channels, bias=False)
+        self.to_v = Linear(context, channels, bias=False)
+        self.to_out = nn.ModuleList([Linear(channels, channels)])
         self.processor = processor
 
 
@@ -210,7 +212,7 @@ class GatedGelu(nn.Module):
 
     def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()
-        self.proj = nn.Linear(channels, 2 * hidden)
+        self.proj = Linear(channels, 2 * hidden)
 
     def forward(self, x_BSC: Tensor) -> Tensor:
         x, gate = self.proj(x_BSC).chunk(2, dim=-1)
@@ -222,7 +224,7 @@ class FeedForward(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         # the place between is dropout in the official list; it has no tensors
-        self.net = nn.Sequential(GatedGelu(channels, 4 * channels), nn.Identity(), nn.Linear(4 * channels, channels))
+        self.net = nn.Sequential(GatedGelu(channels, 4 * channels), nn.Identity(), Linear(4 * channels, channels))
 
     def forward(self, x_BSC: Tensor) -> Tensor:
         out: Tensor = self.net(x_BSC)
@@ -260,9 +262,9 @@ class Transformer(nn.Module):
     def __init__(self, channels: int, params: V2AParams) -> None:
         super().__init__()
         self.norm = nn.GroupNorm(params.norm_num_groups, channels, TRANSFORMER_EPS)
-        self.proj_in = nn.Conv2d(channels, channels, 1)
+        self.proj_in = Conv2d(channels, channels, 1)
         self.transformer_blocks = nn.ModuleList([TransformerBlock(channels, params)])
-        self.proj_out = nn.Conv2d(channels, channels, 1)
+        self.proj_out = Conv2d(channels, channels, 1)
 
     def forward(self, x_BCHW: Tensor, conditions: Conditions) -> Tensor:
         tokens = self.proj_in(self.norm(x_BCHW)).flatten(2).transpose(1, 2)
