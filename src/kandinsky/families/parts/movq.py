@@ -20,7 +20,6 @@ from torch.nn import functional as F  # noqa: N812
 
 from kandinsky.families.parts.params import MOVQ_PIECE, MovqParams
 from kandinsky.ops.attention import attention
-from kandinsky.ops.convolution import Conv2d
 from kandinsky.ops.enlarge import Doubling
 from kandinsky.ops.native import images
 
@@ -69,7 +68,7 @@ class ResnetBlock(nn.Module):
         self.conv1 = nn.Conv2d(channels, out, 3, padding=1)
         self.norm2 = Norm(out, z_channels)
         self.conv2 = nn.Conv2d(out, out, 3, padding=1)
-        self.nin_shortcut = Conv2d(channels, out, 1) if channels != out else None
+        self.nin_shortcut = nn.Conv2d(channels, out, 1) if channels != out else None
         self.temporal = temporal
         if temporal:
             for number in "12":
