@@ -45,8 +45,8 @@ from kandinsky.lab.nano.measure_sound import (
 from kandinsky.lab.nano.onsets import agree, onsets
 from kandinsky.lab.nano.sound_data import LOUDEST, RATE
 from kandinsky.lab.nano2.catalogue import catalogue
+from kandinsky.lab.nano2.evaluate import Made
 from kandinsky.lab.nano2.fidelity import Clip
-from kandinsky.lab.nano2.measure import Made, thinned
 from kandinsky.model.card import sound_of
 from kandinsky.model.values import Request, Video
 
@@ -117,6 +117,12 @@ def fit_of(clips: Sequence[Clip], sounds: Sequence[np.ndarray], *, lands: bool =
         ),
         lands=float(np.mean(landed)) if lands else None,
     )
+
+
+def thinned(concepts: Sequence[Concept], count: int) -> list[Concept]:
+    """So many, evenly taken from all."""
+    keep = min(count, len(concepts))
+    return [concepts[int(i * len(concepts) / keep)] for i in range(keep)]
 
 
 def texts_of(count: int, *, first: bool) -> dict[str, list[str]]:
