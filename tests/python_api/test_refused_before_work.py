@@ -280,9 +280,8 @@ def test_the_command_for_audio_alone_makes_audio_alone() -> None:
     recipe = {"kandinsky": "1", "model": "nano-v2a", "prompt": "rain", "seed": 1, "video": {"file": "in.mp4"}}
     assert "--audio-only" not in recipes.command(recipe, "out.mp4")
     for ending in ("wav", "flac"):
-        assert f"--video in.mp4 --audio-only --format {ending} -- rain" in recipes.command(
-            recipe, f"out.{ending.upper()}"
-        )
+        command = recipes.command(recipe, f"out.{ending.upper()}")
+        assert command.endswith(f"rain --model nano-v2a --seed 1 --video in.mp4 --audio-only --format {ending}")
 
 
 @pytest.mark.parametrize("model", ["", " ", 5, None, ["x"]])

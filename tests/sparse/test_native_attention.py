@@ -151,7 +151,23 @@ def test_what_it_cannot_do_is_done_by_another_and_said(caplog: pytest.LogCapture
         found.sum().backward()
         attention(q, k, v, backend="native")
     assert q.grad is not None
-    assert [record.message for record in caplog.records if "`sdpa` does" in record.message] == [caplog.messages[0]]
+    assert sum("`sdpa` does" in message for message in caplog.messages) == 1
+
+
+@pytest.mark.skipif(library.missing() is not None, reason="our kernels need a C++ compiler and AVX-512")
+def test_work_that_is_left_to_pytorch_is_told_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    library._left.cache_clear()
+    x = torch.ones(4, 64)
+    with caplog.at_level(logging.INFO):
+        with torch.enable_grad():
+            assert not library.serves(x) and not library.serves(x)
+        with torch.no_grad():
+            assert library.serves(x)
+            assert not library.serves(x.half()) and not library.serves(x, x.bfloat16())
+            with torch.autocast("cpu"):
+                assert not library.serves(x)
+    said = [message.split("where ")[1] for message in caplog.messages if "compute what ours could" in message]
+    assert [reason.split()[0] for reason in said] == ["gradients", "numbers", "tensors", "autocast"]
 
 
 def test_without_a_compiler_pytorch_computes(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

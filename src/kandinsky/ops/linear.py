@@ -8,6 +8,7 @@ Gradients, autocast and compilation keep to ``F.linear``.
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 Library = Literal["onednn", "torch"]
+log = logging.getLogger(__name__)
 _ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 _TAKEN: ContextVar[Mapping[torch.dtype, Library]] = ContextVar("taken", default=MappingProxyType({}))
 
@@ -88,10 +90,10 @@ def products(a: Tensor) -> list[Callable[[], Tensor]]:
 @functools.cache
 def computes(dtype: torch.dtype) -> bool:
     """Whether oneDNN has products and convolutions of a type here; of bfloat16 only with vectors of 512 bits."""
-    if dtype is not torch.bfloat16:
-        return dtype is torch.float32
-    has_bfloat16: bool = torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return has_bfloat16
+    known = dtype is torch.float32 or (dtype is torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    if not known:
+        log.info("products and convolutions of %s are PyTorch's own: oneDNN has none on this processor", dtype)
+    return known
 
 
 @functools.cache

@@ -122,14 +122,25 @@ def serves(*tensors: Tensor) -> bool:
     operations.
     """
     first = tensors[0]
-    if torch.is_grad_enabled() or torch.compiler.is_compiling() or first.dtype not in (torch.bfloat16, torch.float32):
+    if torch.compiler.is_compiling() or not first.is_cpu:
         return False
+    if torch.is_grad_enabled():
+        return _left("gradients may be wanted")
+    if first.dtype not in (torch.bfloat16, torch.float32):
+        return _left(f"numbers are {first.dtype}")
     for x in tensors:
         if type(x) not in (Tensor, torch.nn.Parameter) or not x.is_cpu or x.dtype is not first.dtype:
-            return False
+            return _left("tensors are of several types, or no plain ones")
     if torch.is_autocast_enabled(first.device.type) or torch._C._len_torch_dispatch_stack():
-        return False
+        return _left("autocast or a dispatch mode is on")
     return kernels() is not None
+
+
+@functools.cache
+def _left(reason: str) -> bool:
+    """False, and one log line a process that says what is left to PyTorch."""
+    log.info("PyTorch's own kernels compute what ours could, where %s", reason)
+    return False
 
 
 @functools.cache
