@@ -26,7 +26,7 @@ CASES = {
         "`4000` seconds are not supported by `tiny`: use 0 to 3600",
         "",
     ),
-    "negative length": (["x", "-m", "tiny", "--seconds", "-1"], "use 0 to 2 (0 makes a still image)", ""),
+    "negative length": (["x", "-m", "tiny", "--seconds", "-1"], "use 0 to 3600 (0 makes a still image)", ""),
     "too short": (["x", "-m", "tiny", "--seconds", "0.1"], "too short for one step in time: use 0", ""),
     "not a number": (["x", "-m", "tiny", "--seconds", "nan"], "`seconds` must be a finite number, not `nan`", ""),
     "no steps": (["x", "-m", "tiny", "--steps", "0"], "use a whole number from 1 to 50, the default is 2", ""),

@@ -183,7 +183,7 @@ def test_what_cannot_be_is_refused_before_anything_is_loaded(pipes) -> None:
         ({"seconds": 5, "prompt_at": [("b", 1), ("c", 1.05)]}, "holds for less than 4 frames"),
         ({"seconds": 0, "loop": True}, "a still image has no time"),
         ({"seconds": 0.2, "loop": True}, "too short to loop"),
-        ({"seconds": 5, "expand": True}, "leave `expand` out"),
+        ({"seconds": 5, "expand": True}, "leave `expand=True` out"),
         ({"seconds": 5, "video": pattern(5), "strength": 0.5}, "cut it into parts"),
         ({"seconds": 5, "conditions": [Source(still, strength=0.5)]}, "cut it into parts"),
     ):

@@ -402,15 +402,16 @@ def _lengths(
 ) -> tuple[int, int | None]:
     """Pixel frames of a clip on the autoencoder's grid, and how many of them are kept, if not all.
 
-    A length between two of the grid is made with a group more, of which the rest is cut off. What gives a clip its
-    length has no frames for that group, and what belongs to the clip's end would be cut off: these stay on the grid,
-    the latter at the nearest of its lengths.
+    A length between two of the grid is the one below, as the official code counts, unless the card says that clips are
+    cut: then a group more is made, and the rest of it is cut off. What gives a clip its length has no frames for that
+    group, and what belongs to the clip's end would be cut off: these stay on the grid, the latter at the nearest of
+    its lengths.
     """
     clip, below = card.clip, frames_of(seconds, card)
     asked, above = math.ceil(seconds * clip.fps - 1e-6), below + clip.frame_step
     longest = math.inf if is_long(request, card, seconds) else frames_of(clip.max_seconds, card)
     has_own = request.video is not None or any(isinstance(one.asked, Source | Control) for one in others)
-    if asked <= below or above > longest or clip.overlap == 0 or card.roll is not None or has_own:
+    if not clip.cuts or asked <= below or above > longest or has_own:
         return below, None
     ends = any(isinstance(one.asked, Frames) and one.asked.at == END for one in others)
     if not (ends or request.loop or request.upscale is not None):

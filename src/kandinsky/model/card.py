@@ -212,6 +212,7 @@ class Clip:
         clips_together: The same of clips.
         overlap: Seconds that neighbouring windows of a longer clip share; None = a quarter of the longest clip, 0 = the
             model makes no longer clips.
+        cuts: Whether a length between two of the grid is made with a group more and cut; else it is the one below.
     """
 
     fps: float
@@ -229,6 +230,7 @@ class Clip:
     stills_together: int = 1
     clips_together: int = 1
     overlap: float | None = None
+    cuts: bool = False
 
     @property
     def frame_step(self) -> int:
@@ -495,7 +497,7 @@ class Card:
 
     def of_whole_clips(self) -> Card:
         """The card, of which a clip beyond the longest is refused and not made in windows."""
-        return dataclasses.replace(self, clip=dataclasses.replace(self.clip, overlap=0))
+        return dataclasses.replace(self, clip=dataclasses.replace(self.clip, overlap=0, cuts=False))
 
     def sampling_for(self, width: int, height: int) -> Sampling:
         """The sampling defaults for a size in pixels: the card's own, with the changes of the size class."""
