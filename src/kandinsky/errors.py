@@ -11,7 +11,7 @@ KandinskyError
 A message says what was given, what is allowed and what to do; values stand in backticks; one line, no period. ``hint``
 is a second line, shown by the command line below the message. Both are escaped: text from a request or a file can
 neither forge a line nor reach a terminal. Options are named as Python writes them, such as `steps=4`; the command line
-turns them into its flags (``model/option.in_flags``).
+turns them into its flags (``model/option.in_flags``), the server into fields of a body (``in_fields``).
 """
 
 from __future__ import annotations

@@ -168,7 +168,7 @@ def test_a_folder_holds_several_results(tiny: Path, call: Call) -> None:
     assert call(*words, "-o", "frames/").code == 0 and [one.name for one in Path("frames").iterdir()] == ["0000.png"]
 
 
-def test_a_clip_is_cut_to_what_was_asked_for(call: Call) -> None:
+def test_a_clip_is_cut_to_what_was_asked_for(tiny: Path, call: Call) -> None:
     words = ("generate", "a panda", "-m", "nano2-t2v", "--seed", "3")
     for seconds, name, frames in (("1.4", "whole.png", 17), ("1", "cut.png", 12)):
         done = call(*words, "--seconds", seconds, "-o", name.replace(".", "%02d."))

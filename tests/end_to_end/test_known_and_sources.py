@@ -239,7 +239,11 @@ def test_what_cannot_be_is_refused_before_anything_is_loaded(pipes) -> None:
         ("kandinsky5-lite-i2i", {"last_image": still}, "takes no known frames"),
         ("kandinsky5-lite-t2i", {"conditions": [Frames(still)]}, "takes no known frames"),
         ("kandinsky-video-1.0", {"video": whole, "strength": 0.5}, "takes no video to change"),
-        ("nano2-t2v", {"upscale": 2}, "takes no video to change: leave `upscale=…` out, or give the finished clip as `video=…` to `nano-t2v`"),
+        (
+            "nano2-t2v",
+            {"upscale": 2},
+            "takes no video to change: leave `upscale=…` out, or give the finished clip as `video=…` to `nano-t2v`",
+        ),
         ("nano-v2a", {"conditions": [Frames(still)], "video": whole}, "makes sound and takes no conditions"),
     ):
         card = catalogue.find(model)

@@ -22,7 +22,7 @@ from kandinsky.engine.pipeline import GenerationPipeline
 from kandinsky.engine.preview import Preview, draw, fit
 from kandinsky.errors import Cancelled, KandinskyError, NotFinite, OutOfMemory, RequestError
 from kandinsky.model.card import LatentRGB
-from kandinsky.model.option import in_flags
+from kandinsky.model.option import in_fields, in_flags
 from kandinsky.model.values import Request, Video
 
 STILL: dict[str, Any] = {"seconds": 0, "steps": 2, "guidance": 1.0}
@@ -313,7 +313,7 @@ def test_another_thread_stops_decoding(pipe: GenerationPipeline, monkeypatch: py
             yield torch.zeros(1, 2, 8, 8, 3)
 
     monkeypatch.setattr(stages, "decoded", in_pieces)
-    (stream,) = pipe.stream_batch([pipe.resolve(Request("nano-t2v", "a dot", seed=1, **STILL))])
+    (stream,) = pipe.stream_batch([pipe.resolve(Request("nano-t2v", "a dot", seconds=1, steps=1, seed=1))])
     assert len(next(stream.pieces)) == 2
     pipe.cancel()
     with pytest.raises(Cancelled, match="while decoding, after 2 frames"):
@@ -431,3 +431,9 @@ def test_what_a_request_brings_along_reaches_no_terminal() -> None:
     with pytest.raises(RequestError) as caught:
         kandinsky.load("x\x1b[31m\n" + "y" * 100)
     assert str(caught.value).isprintable() and "\\x1b" in str(caught.value) and "…" in str(caught.value)
+
+
+def test_options_are_named_as_the_fields_of_a_body() -> None:
+    said = "leave `expand=True` out, or give `image=…`, `steps=4`; `a = b`, `x=1 y` and `loop` stay"
+    told = "leave `expand: true` out, or give `image`, `steps: 4`; `a = b`, `x=1 y` and `loop` stay"
+    assert in_fields(said) == told

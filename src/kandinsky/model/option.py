@@ -60,6 +60,26 @@ def described(kind: type, *, only: Collection[str] | None = None, indent: int = 
     )
 
 
+def in_fields(text: str) -> str:
+    """Replace the options that a message names as Python does with the fields of a JSON body.
+
+    Args:
+        text: The message; `image=…` in backticks becomes `image`, `steps=4` becomes `steps: 4`, `expand=True` becomes
+            `expand: true`.
+
+    Returns:
+        The message for a client of the server.
+    """
+
+    def field(match: re.Match[str]) -> str:
+        name, value = match[1], match[2]
+        if value in ("…", ""):
+            return f"`{name}`"
+        return f"`{name}: {value.lower() if value in ('True', 'False') else value}`"
+
+    return _NAMED.sub(field, text)
+
+
 def in_flags(text: str, kinds: Iterable[type], more: dict[str, str] | None = None) -> str:
     """Replace the options that a message names as Python does with the flags of the command line.
 

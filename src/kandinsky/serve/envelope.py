@@ -17,6 +17,7 @@ from starlette.routing import Match
 from starlette.types import Message, Receive, Scope, Send
 
 from kandinsky.errors import BackendError, KandinskyError, RequestError, WeightsError
+from kandinsky.model.option import in_fields
 
 log = logging.getLogger(__name__)
 LONGEST_WAIT_S = 120  # clients do not wait for longer
@@ -78,7 +79,7 @@ def body(status: int, message: str, code: str | None = None, param: str | None =
 
 def told(error: KandinskyError, *, param: str | None = None) -> ApiError:
     """An error of the library as an answer."""
-    message = f"{error}; {error.hint}" if error.hint else str(error)
+    message = in_fields(f"{error}; {error.hint}" if error.hint else str(error))
     if isinstance(error, RequestError):
         return ApiError(400, message, code="invalid_value", param=param)
     if isinstance(error, WeightsError | BackendError):
