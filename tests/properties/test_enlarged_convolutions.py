@@ -48,6 +48,9 @@ def test_clips_are_what_doubling_and_convolving_gives(axes: tuple[enlarge.Axis, 
     for layout in (torch.contiguous_format, torch.channels_last_3d):
         found = convolve_doubled(padded.contiguous(memory_format=layout), weight, bias, axes)
         torch.testing.assert_close(found, expected)
+        half = (tensor.bfloat16() for tensor in (padded.contiguous(memory_format=layout), weight, bias))
+        rough = convolve_doubled(*half, axes)
+        assert (rough - expected).norm() < 0.01 * expected.norm(), "sums of weights are rounded once more, no further"
 
 
 def test_the_plain_way_is_taken_where_it_must(monkeypatch: pytest.MonkeyPatch) -> None:
