@@ -13,7 +13,7 @@ from kandinsky.families.nano.reader import SceneReader, Understood
 from kandinsky.families.nano.spelling import likeness, words_of
 from kandinsky.lab.nano2.catalogue import catalogue
 from kandinsky.lab.nano2.neighbours import Likeness, Nouns, by_hand, meant_first, neighbours, russian, unlike
-from kandinsky.lab.nano2.reader import reader, scene_words
+from kandinsky.lab.nano2.word_list import reader, scene_words
 
 SHIPPED = Path(kandinsky.__file__).parent / "assets" / "nano2-t2v" / "words.json"
 

@@ -28,11 +28,11 @@ from kandinsky.families.nano.scene_words import SceneWords, said_of
 from kandinsky.files import replacing
 from kandinsky.lab.nano2.catalogue import Sources, catalogue
 from kandinsky.lab.nano2.objective import sample
-from kandinsky.lab.nano2.reader import scene_words
 from kandinsky.lab.nano2.render import render
 from kandinsky.lab.nano2.tones import PREFIX, add_to
 from kandinsky.lab.nano2.train import probe_scenes, psnr
 from kandinsky.lab.nano2.trained import Trained
+from kandinsky.lab.nano2.word_list import scene_words
 from kandinsky.weights.read import read_state
 from kandinsky.weights.write import write_state
 

@@ -1,6 +1,6 @@
 """The words that a second Nano knows, and the reader of prompts that knows them.
 
-    python -m kandinsky.lab.nano2.reader TARGET [--wordnet FOLDER --common FILE --emojibase FOLDER]
+    python -m kandinsky.lab.nano2.word_list TARGET [--wordnet FOLDER --common FILE --emojibase FOLDER]
 
 writes the list as it ships with the weights: labels of the catalogue in their usual forms, synonyms, and the words for
 places, sizes, motions, cameras, counts and backgrounds. Nothing is trained on synonyms, so none need be held out. Words
@@ -374,7 +374,10 @@ def scene_words(near: Mapping[str, Any] | None = None) -> dict[str, Any]:
         "general": " ".join(sorted(_GENERAL)),
         "toned": sorted(toned()),
         "verbs": " ".join(sorted(_VERBS)),
-        **{name: " ".join(sorted(listed(name))) for name in ("abstract", "describing", "scenery", "going", "function")},
+        **{
+            name: " ".join(sorted(listed(name)))
+            for name in ("abstract", "describing", "scenery", "worn", "going", "function")
+        },
         "emoji": _emoji(entries),
         "phrases": phrases,
         **(near or {name: shipped()[name] for name in NEAR}),
