@@ -15,7 +15,7 @@ from kandinsky.lab.nano.captions import COLOURS
 from kandinsky.lab.nano2.catalogue import catalogue
 from kandinsky.lab.nano2.neighbours import listed, meant_first
 
-READER = SceneReader.of(Path(kandinsky.__file__).parent / "assets" / "nano2-t2v" / "words.json")
+READER = SceneReader.of(Path(kandinsky.__file__).parent / "assets" / "nano2-t2v" / "words.json.xz")
 
 
 def shown(text: str) -> list[str]:

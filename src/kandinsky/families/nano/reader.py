@@ -1,7 +1,7 @@
 """Reading a prompt by rules: what is known in it becomes a scene, and everything else is named.
 
 The rules know names of concepts in their usual forms, synonyms that one or several of them share, and the words for
-places, sizes, motions, cameras, counts and backgrounds; the lists ship with the weights as `words.json`, which
+places, sizes, motions, cameras, counts and backgrounds; the lists ship with the weights as `words.json.xz`, which
 `python -m kandinsky.lab.nano2.word_list` writes. No word is dropped in silence. No torch.
 """
 

@@ -227,8 +227,8 @@ def listed(name: str) -> frozenset[str]:
     Args:
         name: `unlike`: tags of emoji whose first meaning is another thing than the emoji shows, or what stands beside
             it; `abstract`: tags that name nothing that can be seen; `describing`: synonyms that describe; `scenery`:
-            what a thing stands before or on; `worn`: parts of a body, and what is worn; `going`: forms of verbs that a direction completes;
-            `function`: words of grammar.
+            what a thing stands before or on; `worn`: parts of a body, and what is worn; `going`: forms of verbs that a
+            direction completes; `function`: words of grammar.
     """
     return frozenset(word.replace("_", " ") for word in " ".join(_table()[name]).split())
 
