@@ -122,8 +122,9 @@ class SceneReader:
             concept; `toned`, concepts whose skin can have tones; `verbs`, names that are also what somebody does;
             `near`, pairs of concepts and of words that are near them, parted by bars; `alike`, the concepts nearest to
             each; `real`, words that are near nothing but are spelt like one that is; `abstract`, those that name
-            nothing; `describing`, synonyms that describe; `scenery`, what a thing stands before or on; `worn`, parts
-            of a body and what is worn, in all forms; `going`, forms of verbs that a direction completes; `function`, words of grammar, which are no forms of names.
+            nothing; `describing`, synonyms that describe; `scenery`, what a thing stands before or on; `worn`, parts of
+            a body and what is worn, in all forms; `going`, forms of verbs that a direction completes; `function`, words
+            of grammar, which are no forms of names.
     """
 
     def __init__(self, table: Mapping[str, Any]) -> None:
