@@ -9,12 +9,13 @@ import pytest
 import kandinsky
 from kandinsky.families.nano.joined_emoji import sex_of, stand_ins
 from kandinsky.families.nano.reader import SceneReader
-from kandinsky.families.nano.scenes import CORNERS
+from kandinsky.families.nano.scenes import CORNERS, WHITE
+from kandinsky.families.nano.unknown import EXAMPLES, refused
 from kandinsky.lab.nano.captions import COLOURS
 from kandinsky.lab.nano2.catalogue import catalogue
 from kandinsky.lab.nano2.neighbours import listed, meant_first
 
-READER = SceneReader.of(Path(kandinsky.__file__).parent / "assets" / "nano2-t2v" / "words.json")
+READER = SceneReader.of(Path(kandinsky.__file__).parent / "assets" / "nano2-t2v" / "words.json.xz")
 
 
 def shown(text: str) -> list[str]:
@@ -288,3 +289,40 @@ def test_corners_are_places(text: str, corner: str) -> None:
     assert scene is not None and ignored(text) == () and scene.place is None
     assert (scene.subjects[0].x, scene.subjects[0].y) == CORNERS[corner][:2]
     assert ignored("a cat and a dog in the top left corner") == ("in the top left corner",)
+
+
+# -- parts and garments ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "names", "words"),
+    [
+        ("a monkey with big ears", ["monkey"], ("big", "ears")),
+        ("a cat in sunglasses", ["cat"], ("sunglasses",)),
+        ("a woman with a red dress", ["woman"], ("red", "dress")),
+        ("кот в очках", ["cat"], ("очках",)),
+        ("обезьяна с большими ушами", ["monkey"], ("большими", "ушами")),
+        ("smiling face with sunglasses", ["smiling face with sunglasses"], ()),
+        ("a cat and sunglasses", ["cat", "sunglasses"], ()),
+        ("sunglasses", ["sunglasses"], ()),
+        ("a dog with a bone", ["dog", "bone"], ()),
+    ],
+)
+def test_a_part_or_garment_of_a_subject_is_no_second_subject(
+    text: str, names: list[str], words: tuple[str, ...]
+) -> None:
+    scene = READER.read(text).scene
+    assert shown(text) == names and ignored(text) == words
+    assert scene is not None and scene.colours[0] == WHITE
+
+
+@pytest.mark.parametrize(("text", "name"), [("псу", "dog"), ("уши", "ear"), ("ушами", "ear"), ("ухом", "ear")])
+def test_rare_forms_of_russian_names_are_read(text: str, name: str) -> None:
+    assert shown(text) == [name]
+
+
+@pytest.mark.parametrize(("text", "language"), [("blorp", 0), ("ъъъъ", 1)])
+def test_refusals_give_examples_in_the_language_of_the_prompt(text: str, language: int) -> None:
+    message = str(refused(READER, text, READER.read(text)))
+    assert all(f"`{name}`" in message for name in EXAMPLES[language])
+    assert all(shown(name) for name in EXAMPLES[language])

@@ -35,7 +35,7 @@ from kandinsky.families.nano.scene_words import NOTHING, SceneWords, said_of
 from kandinsky.families.nano.scenes import COLOURS, WHITE
 from kandinsky.lab.nano import captions
 from kandinsky.lab.nano2.objective import SceneDenoiser, sample
-from kandinsky.lab.nano2.reader import read, scene_words
+from kandinsky.lab.nano2.word_list import read, scene_words
 from kandinsky.model.denoiser import Known, Pass
 from kandinsky.model.given import Frames, Source
 from kandinsky.model.timeline import PromptAt

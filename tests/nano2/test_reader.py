@@ -14,7 +14,7 @@ from kandinsky.lab.nano.captions import COLOURS
 from kandinsky.lab.nano2.catalogue import catalogue
 from kandinsky.lab.nano2.describe import describe
 from kandinsky.lab.nano2.random_scenes import draw_scene
-from kandinsky.lab.nano2.reader import read, scene_words
+from kandinsky.lab.nano2.word_list import read, scene_words
 
 
 def names(understood: Understood) -> list[str]:

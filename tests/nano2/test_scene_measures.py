@@ -36,7 +36,7 @@ from kandinsky.lab.nano2.measures import (
     scene_groups,
     tracked,
 )
-from kandinsky.lab.nano2.reader import read
+from kandinsky.lab.nano2.word_list import read
 from kandinsky.model.values import TextEmbeddings
 from kandinsky.ops.attention import AttentionSpec
 

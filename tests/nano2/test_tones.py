@@ -20,8 +20,8 @@ from kandinsky.lab.nano2 import tones as fitting
 from kandinsky.lab.nano2.catalogue import catalogue, toned, toned_file
 from kandinsky.lab.nano2.describe import describe
 from kandinsky.lab.nano2.random_scenes import draw_scene
-from kandinsky.lab.nano2.reader import read, reader
 from kandinsky.lab.nano2.render import render
+from kandinsky.lab.nano2.word_list import read, reader
 
 # -- words ------------------------------------------------------------------------------------------------------------
 

@@ -17,8 +17,8 @@ from kandinsky.lab.nano2.catalogue import catalogue, toned
 from kandinsky.lab.nano2.generate import read_image, told
 from kandinsky.lab.nano2.measures import fixed_prompts, scene_groups
 from kandinsky.lab.nano2.picture import strips
-from kandinsky.lab.nano2.reader import read, reader
 from kandinsky.lab.nano2.train import STEPS, probe_scenes
+from kandinsky.lab.nano2.word_list import read, reader
 from kandinsky.train.steady import Steady
 
 

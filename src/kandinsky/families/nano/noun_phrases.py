@@ -30,6 +30,8 @@ _BEFORE = frozenset(
     ]
 )
 """Words between a thing and what it stands before or on."""
+_WEARING = frozenset(["with", "in", "wearing", "has", "having", "с", "со", "в", "во"])
+"""Words between a thing and what is part of it, or what it wears."""
 _ARTICLES = frozenset(["a", "an", "the", "some", "this", "that"])
 _AND = frozenset(["and", "и"])
 FACES = frozenset(["face", "faces", "лицо", "лица", "лицом", "expression", "выражение"])
@@ -126,6 +128,31 @@ class NounPhrases:
         ends = {at + len(span.text.split()): at for at, span in self.spans.items() if span.role == "subject"}
         moving = [at for at, span in self.spans.items() if span.role == "motion" and span.text.split()[0][-3:] == "ing"]
         return {at for at in moving if at in ends and "with" in self.words[max(0, ends[at] - 2) : ends[at]]}
+
+    def worn(self, names: frozenset[str]) -> set[int]:
+        """Places of parts and garments of a subject before them, which are no second subject: "a cat in sunglasses".
+
+        Args:
+            names: Of parts and garments, in all forms.
+        """
+        found: set[int] = set()
+        subjects = [at for at, span in self.spans.items() if span.role == "subject"]
+        for at in subjects:
+            if self.spans[at].text not in names:
+                continue
+            before = at - 1
+            while before > 0 and before not in self.stops and self._is_between(before):
+                before -= 1
+            owners = [one for one in subjects if one < before and self.spans[one].text not in names]
+            if owners and before not in self.stops and self.words[before] in _WEARING:
+                found.add(at)
+        return found
+
+    def _is_between(self, at: int) -> bool:
+        """Whether a word may stand between "with" and the part or garment: an article, or an adjective."""
+        span, word = self.spans.get(at), self.words[at]
+        is_adjective = span.role in ("colour", "size") if span is not None else word not in _BETWEEN
+        return word in _ARTICLES or word in ("his", "her", "its", "their") or is_adjective
 
     def _describes(self, span: Spoken) -> bool:
         is_adjective = span.text in self.describing or bool(_ADJECTIVE.fullmatch(span.text))

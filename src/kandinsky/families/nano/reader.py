@@ -1,8 +1,8 @@
 """Reading a prompt by rules: what is known in it becomes a scene, and everything else is named.
 
 The rules know names of concepts in their usual forms, synonyms that one or several of them share, and the words for
-places, sizes, motions, cameras, counts and backgrounds; the lists ship with the weights as `words.json`, which
-`python -m kandinsky.lab.nano2.reader` writes. No word is dropped in silence. No torch.
+places, sizes, motions, cameras, counts and backgrounds; the lists ship with the weights as `words.json.xz`, which
+`python -m kandinsky.lab.nano2.word_list` writes. No word is dropped in silence. No torch.
 """
 
 from __future__ import annotations
@@ -122,8 +122,9 @@ class SceneReader:
             concept; `toned`, concepts whose skin can have tones; `verbs`, names that are also what somebody does;
             `near`, pairs of concepts and of words that are near them, parted by bars; `alike`, the concepts nearest to
             each; `real`, words that are near nothing but are spelt like one that is; `abstract`, those that name
-            nothing; `describing`, synonyms that describe; `scenery`, what a thing stands before or on; `going`, forms
-            of verbs that a direction completes; `function`, words of grammar, which are no forms of names.
+            nothing; `describing`, synonyms that describe; `scenery`, what a thing stands before or on; `worn`, parts of
+            a body and what is worn, in all forms; `going`, forms of verbs that a direction completes; `function`, words
+            of grammar, which are no forms of names.
     """
 
     def __init__(self, table: Mapping[str, Any]) -> None:
@@ -138,6 +139,7 @@ class SceneReader:
         self._real = frozenset(table.get("real", "").split()) | frozenset(table.get("abstract", "").split())
         self._describing = frozenset(table.get("describing", "").split())
         self._scenery = frozenset(map(stem, table.get("scenery", "").split()))
+        self._worn = frozenset(table.get("worn", "").split())
         self._going = frozenset(table.get("going", "").split())
         self._function = frozenset(table.get("function", "").split())
         self._near: dict[str, list[int]] = {}
@@ -356,6 +358,9 @@ class SceneReader:
             sets = (self.silent | self.general, self._scenery, self._describing)
             return NounPhrases(words, stops, begins, named, *sets)
 
+        worn = phrases(spans).worn(self._worn)
+        others = [(span.text, at) for span, at in spans if at in worn]
+        spans = [(span, at) for span, at in spans if at not in worn]
         behind, ground = phrases(spans).behind()
         kept = [
             (replace(span, role="backdrop", meaning="ground") if at in ground else span, at)
@@ -365,7 +370,7 @@ class SceneReader:
         strange = phrases(kept).of_strangers() | phrases(kept).motions_of_others()
         if not named:
             strange |= phrases(kept).doings_of_strangers()
-        others = [(span.text, at) for span, at in spans if at in behind | strange and span.text not in self.general]
+        others += [(span.text, at) for span, at in spans if at in behind | strange and span.text not in self.general]
         return [(span, at) for span, at in kept if at not in strange], others
 
     def _before_strangers(

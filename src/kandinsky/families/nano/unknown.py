@@ -10,8 +10,8 @@ from kandinsky.errors import RequestError
 from kandinsky.families.nano.reader import SceneReader, Understood
 from kandinsky.printing import escaped
 
-EXAMPLES = ("cat", "rocket", "birthday cake")
-"""What can be shown, where nothing is near what was asked for."""
+EXAMPLES = (("cat", "rocket", "birthday cake"), ("кошка", "ракета", "торт"))
+"""What can be shown, in English and Russian, where nothing is near what was asked for."""
 
 
 def refused(reader: SceneReader, prompt: str, understood: Understood) -> RequestError:
@@ -22,7 +22,8 @@ def refused(reader: SceneReader, prompt: str, understood: Understood) -> Request
             f"`{escaped(prompt)}` says only what to leave out, and what is left out is not shown: say what is",
             hint=hint,
         )
-    if near := reader.nearest(prompt, language=int(bool(re.search("[а-яА-ЯёЁ]", prompt)))):
+    language = int(bool(re.search("[а-яА-ЯёЁ]", prompt)))
+    if near := reader.nearest(prompt, language=language):
         near = [f"`{name}`" for name in near]
         return RequestError(
             f"this model knows nothing that `{escaped(prompt)}` asks for: the nearest that it can show are "
@@ -31,7 +32,7 @@ def refused(reader: SceneReader, prompt: str, understood: Understood) -> Request
         )
     return RequestError(
         f"this model knows nothing that `{escaped(prompt)}` asks for, and nothing like it: it shows things such as "
-        + ", ".join(f"`{name}`" for name in EXAMPLES),
+        + ", ".join(f"`{name}`" for name in EXAMPLES[language]),
         hint=hint,
     )
 

@@ -27,8 +27,8 @@ from kandinsky.families.nano.scene_words import said_of
 from kandinsky.families.nano.scenes import TONES
 from kandinsky.lab.nano2.catalogue import catalogue
 from kandinsky.lab.nano2.objective import SIDE, STEPS
-from kandinsky.lab.nano2.reader import read, reader
 from kandinsky.lab.nano2.trained import Trained
+from kandinsky.lab.nano2.word_list import read, reader
 
 
 def told(text: str, understood: Understood) -> dict[str, Any]:

@@ -42,8 +42,8 @@ from kandinsky.lab.nano2.measures import (
     scene_groups,
 )
 from kandinsky.lab.nano2.picture import strips
-from kandinsky.lab.nano2.reader import read
 from kandinsky.lab.nano2.trained import Trained
+from kandinsky.lab.nano2.word_list import read
 
 MODELS = {"text-to-video": "nano2-t2v", "image-to-video": "nano2-i2v"}
 """The shipped ones, by task."""

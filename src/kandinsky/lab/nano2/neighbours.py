@@ -1,6 +1,6 @@
 """Neighbours in meaning of words that a second Nano does not know: "spaghetti" is near pizza, and not near spelling.
 
-    python -m kandinsky.lab.nano2.reader TARGET --wordnet FOLDER --common FILE --emojibase FOLDER
+    python -m kandinsky.lab.nano2.word_list TARGET --wordnet FOLDER --common FILE --emojibase FOLDER
 
 Nouns for things that can be seen are compared with the concepts by the nouns above both in WordNet: the more special
 the first noun that they share, the nearer (Lin's likeness, with the information that the number of nouns below one
@@ -227,8 +227,8 @@ def listed(name: str) -> frozenset[str]:
     Args:
         name: `unlike`: tags of emoji whose first meaning is another thing than the emoji shows, or what stands beside
             it; `abstract`: tags that name nothing that can be seen; `describing`: synonyms that describe; `scenery`:
-            what a thing stands before or on; `going`: forms of verbs that a direction completes;
-            `function`: words of grammar.
+            what a thing stands before or on; `worn`: parts of a body, and what is worn; `going`: forms of verbs that a
+            direction completes; `function`: words of grammar.
     """
     return frozenset(word.replace("_", " ") for word in " ".join(_table()[name]).split())
 

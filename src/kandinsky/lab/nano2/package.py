@@ -4,7 +4,7 @@
 
 Writes `dit.safetensors` and `vae.safetensors`, `linear.safetensors` with the encoder that both need and an index for
 each of them, `tones.safetensors` (tones of skin, see `tones.py`), `rows.safetensors` (the memory of words) and
-`words.json`, and says how large they are. With ``--data``, the folder of the images, it also measures on the fixed
+`words.json.xz`, and says how large they are. With ``--data``, the folder of the images, it also measures on the fixed
 scenes of `train.py` what packing costs, in decibels against the real clips and against the clips before packing.
 Without a learned decoder in the run its place is filled by one that adds nothing.
 """
@@ -28,11 +28,11 @@ from kandinsky.families.nano.scene_words import SceneWords, said_of
 from kandinsky.files import replacing
 from kandinsky.lab.nano2.catalogue import Sources, catalogue
 from kandinsky.lab.nano2.objective import sample
-from kandinsky.lab.nano2.reader import scene_words
 from kandinsky.lab.nano2.render import render
 from kandinsky.lab.nano2.tones import PREFIX, add_to
 from kandinsky.lab.nano2.train import probe_scenes, psnr
 from kandinsky.lab.nano2.trained import Trained
+from kandinsky.lab.nano2.word_list import write
 from kandinsky.weights.read import read_state
 from kandinsky.weights.write import write_state
 
@@ -90,9 +90,8 @@ def package(trained: Trained, out: Path, *, bits: Bits | None = None) -> dict[st
     kept = {name: value[: len(own)] for name, own in words.state_dict().items() for value in [state[name]]}
     matrices = [name for name in kept if name != "memory.codes"]
     write_state(kept, out / "rows.safetensors", metadata=metadata, int8=matrices, xz={"memory.codes": trained.scale_E})
-    with replacing(out / "words.json") as part:
-        part.write_text(json.dumps(scene_words(), ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
-    names = (*(f"{name}.safetensors" for name in ("dit", "vae", "linear", "tones", "rows")), "words.json")
+    write(out / "words.json.xz")
+    names = (*(f"{name}.safetensors" for name in ("dit", "vae", "linear", "tones", "rows")), "words.json.xz")
     return {name: (out / name).stat().st_size for name in names}
 
 

@@ -40,7 +40,7 @@ from kandinsky.lab.nano2.catalogue import catalogue
 from kandinsky.lab.nano2.describe import describe
 from kandinsky.lab.nano2.measures import fixed_prompts, measure_words
 from kandinsky.lab.nano2.random_scenes import draw_scene
-from kandinsky.lab.nano2.reader import read
+from kandinsky.lab.nano2.word_list import read
 
 READ = tuple(role for role in ROLES if role != "kind")
 """What a text can say; whether a clip or an image is wanted is asked for otherwise."""

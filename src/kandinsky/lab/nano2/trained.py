@@ -20,7 +20,7 @@ from kandinsky.lab.nano2.fidelity import Clip
 from kandinsky.lab.nano2.measures import to_clip
 from kandinsky.lab.nano2.objective import STEPS, SceneDenoiser, network_params, sample
 from kandinsky.lab.nano2.portraits import Portraits
-from kandinsky.lab.nano2.reader import read
+from kandinsky.lab.nano2.word_list import read
 
 
 class Trained:

@@ -1,6 +1,6 @@
 """The words that a second Nano knows, and the reader of prompts that knows them.
 
-    python -m kandinsky.lab.nano2.reader TARGET [--wordnet FOLDER --common FILE --emojibase FOLDER]
+    python -m kandinsky.lab.nano2.word_list TARGET [--wordnet FOLDER --common FILE --emojibase FOLDER]
 
 writes the list as it ships with the weights: labels of the catalogue in their usual forms, synonyms, and the words for
 places, sizes, motions, cameras, counts and backgrounds. Nothing is trained on synonyms, so none need be held out. Words
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import lzma
 import re
 from collections.abc import Iterable, Mapping
 from functools import cache
@@ -26,6 +27,7 @@ from kandinsky.lab.nano.concepts import LANGUAGES, Concept, core, plain
 from kandinsky.lab.nano2.catalogue import catalogue, toned
 from kandinsky.lab.nano2.describe import genitives, plural
 from kandinsky.lab.nano2.neighbours import NEAREST, by_hand, listed, meant_first, neighbours, russian, unlike
+from kandinsky.weights.untrusted import read_table
 
 # by role and meaning: stems, or phrases of stems
 _PHRASES: dict[tuple[str, str], str] = {
@@ -297,8 +299,8 @@ NEAR = ("near", "alike", "real")
 @cache
 def shipped() -> dict[str, Any]:
     """The list that ships."""
-    text = resources.files("kandinsky").joinpath("assets/nano2-t2v/words.json").read_text("utf-8")
-    return dict(json.loads(text))
+    with resources.as_file(resources.files("kandinsky") / "assets" / "nano2-t2v" / "words.json.xz") as path:
+        return read_table(path)
 
 
 def characters(hexcode: str) -> str:
@@ -374,7 +376,10 @@ def scene_words(near: Mapping[str, Any] | None = None) -> dict[str, Any]:
         "general": " ".join(sorted(_GENERAL)),
         "toned": sorted(toned()),
         "verbs": " ".join(sorted(_VERBS)),
-        **{name: " ".join(sorted(listed(name))) for name in ("abstract", "describing", "scenery", "going", "function")},
+        **{
+            name: " ".join(sorted(listed(name)))
+            for name in ("abstract", "describing", "scenery", "worn", "going", "function")
+        },
         "emoji": _emoji(entries),
         "phrases": phrases,
         **(near or {name: shipped()[name] for name in NEAR}),
@@ -438,6 +443,20 @@ def real_words(reader: SceneReader, common: Path) -> str:
     return " ".join(word for word in base if not reader.has_neighbours(word) and reader.is_like(word))
 
 
+def write(target: Path, near: Mapping[str, Any] | None = None) -> None:
+    """Write the list, compressed where the name of its file ends in `.xz`.
+
+    Args:
+        target: The file.
+        near: See ``scene_words``.
+    """
+    text = (json.dumps(scene_words(near), ensure_ascii=False, indent=0) + "\n").encode("utf-8")
+    if target.suffix == ".xz":
+        text = lzma.compress(text, preset=9 | lzma.PRESET_EXTREME)
+    with replacing(target) as part:
+        part.write_bytes(text)
+
+
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -452,8 +471,7 @@ def main() -> None:
         pairs, alike = neighbours(options.wordnet, options.common, options.emojibase, own.names_something)
         near = {"near": pairs, "alike": alike}
         near["real"] = real_words(SceneReader(scene_words(near)), options.common)
-    with replacing(options.target) as part:
-        part.write_text(json.dumps(scene_words(near), ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
+    write(options.target, near)
 
 
 if __name__ == "__main__":
