@@ -112,7 +112,7 @@ _FORMS_RU: dict[str, str] = {
 }
 """Endings of a verb's forms by that of its infinitive, participles in the masculine."""
 _IRREGULAR = {
-    "rise": "rises rising rose risen",
+    "rise": "rises rising risen",  # "rose" is the flower
     "take": "takes taking took",
     "ascend": "ascends ascending ascended",
     "sink": "sinks sinking sank",
