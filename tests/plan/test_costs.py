@@ -159,14 +159,16 @@ def test_the_second_nanos_decoder_takes_what_its_price_says(frames: int) -> None
 def test_the_second_nanos_files_and_weights_are_counted() -> None:
     card = catalogue.find("nano2-t2v")
     folder = ASSETS / "nano2-t2v"
-    files = {path.name: path.stat().st_size for path in folder.iterdir() if path.suffix in (".safetensors", ".json")}
+    files = {
+        path.name: path.stat().st_size for path in folder.iterdir() if path.suffix in (".safetensors", ".json", ".xz")
+    }
     assert card_bytes(card) == sum(files.values())
     net = bare_network(card.family.part(card.vae.kind), card.vae, NO_FILE)
     for name, numbers in (
         ("vae", sum(x.numel() for x in net.state_dict().values())),
         ("text", sum(x.numel() for x in SceneWords(574, codes=768, pooled=256).state_dict().values())),
     ):
-        words = files["words.json"] if name == "text" else 0
+        words = files["words.json.xz"] if name == "text" else 0
         assert loaded_bytes(card, name, 4) == pytest.approx(4 * numbers + words, rel=0.01), name
 
 

@@ -74,7 +74,7 @@ def nano(
         str, typer.Argument(metavar="ID", help="Catalogue id, see `kandinsky models`.", autocompletion=model_ids)
     ],
     prompts: Annotated[
-        int | None, typer.Option("--prompts", help="Prompts per group; default: all, and 48 or 16 of scenes.")
+        int | None, typer.Option("--prompts", min=1, help="Prompts per group; default: all, and 48 or 16 of scenes.")
     ] = None,
     groups: Annotated[
         list[str] | None, typer.Option("--group", help="Only this group, such as `plain`; may be repeated.")
