@@ -192,6 +192,8 @@ def test_refined_codes_are_nearer_and_cost_what_bits_cost(tmp_path: Path, monkey
     after = refined(plain.decoder, plain.scale_E, before, real)
     old, new = (float((plain.decoder(n * plain.scale_E) - real).pow(2).mean()) for n in (before, after))
     assert new < 0.8 * old and torch.equal(after, after.round())
+    with torch.no_grad():  # as ``Portraits.of`` calls it
+        assert torch.equal(after, refined(plain.decoder, plain.scale_E, before, real))
     monkeypatch.setattr(portraits_module, "PRICE", 1e-5)
     dear = refined(plain.decoder, plain.scale_E, before, real)
     assert float((dear != 0).sum()) < 0.7 * float((after != 0).sum())

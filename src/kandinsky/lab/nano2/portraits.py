@@ -65,8 +65,8 @@ def refined(decoder: PortraitDecoder, scale_E: Tensor, numbers_NPE: Tensor, imag
     for number in range(ROUNDS):
         for group in optimiser.param_groups:
             group["lr"] = RATE * min(1.0, 2 * (ROUNDS - number) / ROUNDS)
-        tried = numbers + (quantised(numbers, 1.0) - numbers).detach() if number > ROUNDS // 3 else numbers
-        with torch.enable_grad():
+        with torch.enable_grad():  # the rounding too: where nobody watches it, all that is learned is the price
+            tried = numbers + (quantised(numbers, 1.0) - numbers).detach() if number > ROUNDS // 3 else numbers
             with torch.autocast(numbers.device.type, dtype=torch.bfloat16):
                 made = decoder(tried * scale_E).float()
             apart = made - images_NTCHW
