@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -152,6 +153,20 @@ def test_what_it_cannot_do_is_done_by_another_and_said(caplog: pytest.LogCapture
         attention(q, k, v, backend="native")
     assert q.grad is not None
     assert sum("`sdpa` does" in message for message in caplog.messages) == 1
+
+
+@pytest.mark.skipif(library.missing() is not None, reason="our kernels need a C++ compiler and AVX-512")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("which", [0, 1, 2])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("key", [0, 100, 1023])
+def test_what_is_no_number_is_not_hidden(dtype: torch.dtype, which: int, value: float, key: int) -> None:
+    given = [x.clone() for x in made(dtype, 1, 1024, 1024, 2, 64)]
+    given[which][0, key, 1, 5] = value
+    with torch.no_grad():
+        found = attention(*given, backend="native").isfinite().all(-1)
+        plain = attention(*(x.float() for x in given), backend="math").isfinite().all(-1)  # others hide some
+    assert torch.equal(found, plain) and not plain.all()
 
 
 @pytest.mark.skipif(library.missing() is not None, reason="our kernels need a C++ compiler and AVX-512")

@@ -64,7 +64,9 @@ def normed(
         groups=norm.num_groups, threads=torch.get_num_threads(), activates=activates, eps=norm.eps,
     )  # fmt: skip
     if pieces is not None:
-        scale, shift = (one.to(x.dtype).contiguous(memory_format=LAST) for one in pieces)
+        scale, shift = (one.to(x.dtype).expand(B, C, -1, -1).contiguous(memory_format=LAST) for one in pieces)
+        if scale.shape != shift.shape or H % scale.shape[2] or W % scale.shape[3]:
+            raise ValueError(f"scale {tuple(scale.shape)} and shift {tuple(shift.shape)} do not cover {tuple(x.shape)}")
         work.scale, work.shift = scale.data_ptr(), shift.data_ptr()
         work.h, work.w = scale.shape[2:]
     made.normed_image(ctypes.byref(work), x.dtype is torch.bfloat16)

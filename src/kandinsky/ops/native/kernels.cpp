@@ -69,9 +69,10 @@ inline __m256i rounded_half(__m512 x) {
 inline void store(bf16* out, __m512 x) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), rounded_half(x)); }
 #endif
 
-// 2^x for x <= 0 or near it; what is below 2^-126 becomes that
+// 2^x for x <= 0 or near it; what is below 2^-126 becomes that, and what is no number stays none: of two operands of
+// which one is none, the instruction gives the second
 template <bool FINE> inline __m512 power_of_two(__m512 x) {
-    x = _mm512_max_ps(x, _mm512_set1_ps(-126.0f));
+    x = _mm512_max_ps(_mm512_set1_ps(-126.0f), x);
     const __m512 whole = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     const __m512 f = _mm512_sub_ps(x, whole);
     __m512 y;
