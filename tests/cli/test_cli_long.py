@@ -74,7 +74,8 @@ def test_windows_of_another_clip_give_no_seed(tiny: Path, call: Call, monkeypatc
 
 
 def test_a_larger_clip_is_repeated_and_leaves_no_windows(tiny: Path, call: Call) -> None:
-    done = call("generate", "a panda", "--seconds", "3", "--upscale", "144x120", "--seed", "3", *QUICK, "-o", "x.mp4")
+    large = ("generate", "a panda", "-m", "nano-t2v", "--upscale", "144x120")
+    done = call(*large, "--seconds", "3", "--seed", "3", *QUICK, "-o", "x.mp4")
     assert done.code == 0 and not windows_path(Path("x.mp4")).exists(), done.err
     first = read_video("x.mp4")
     assert first.frames.shape == (37, 120, 144, 3)
@@ -85,14 +86,14 @@ def test_a_larger_clip_is_repeated_and_leaves_no_windows(tiny: Path, call: Call)
     assert done.code == 0 and read_video("y.mp4").frames.shape[1:3] == (240, 288), done.err
     rows = [{"upscale": 2, "output": "a.png"}, {"upscale": "112x104", "output": "b.png"}]
     Path("rows.jsonl").write_text("".join(json.dumps({"prompt": "a cat", "seconds": 0, **row}) + "\n" for row in rows))
-    done = call("generate", "--prompts", "rows.jsonl", *QUICK, "--store", "off")
+    done = call("generate", "-m", "nano-t2v", "--prompts", "rows.jsonl", *QUICK, "--store", "off")
     assert done.code == 0, done.err
     for name, size in (("a.png", (192, 192)), ("b.png", (112, 104))):
         with Image.open(name) as image:
             assert image.size == size
     plan = call("plan", "nano-t2v", "--upscale", "192x192")
     assert "a second stage makes 96x96 larger, in 9 tiles of 96x96, from time 0.4 on" in plan.out, plan.out
-    done = call("generate", "a panda", "--upscale", "huge", *QUICK)
+    done = call("generate", "a panda", "-m", "nano-t2v", "--upscale", "huge", *QUICK)
     assert done.code == 2 and "upscale `huge` is no size" in done.err
 
 
