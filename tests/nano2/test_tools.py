@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import importlib
+import os
 import re
+import signal
+import sys
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from kandinsky.errors import BackendError, RequestError
 from kandinsky.families.nano.scene_encoder import said_beside_image
 from kandinsky.families.nano.scene_words import NOTHING, ROLES
 from kandinsky.lab.nano.captions import held_colours
-from kandinsky.lab.nano2 import make as make_module
 from kandinsky.lab.nano2.catalogue import catalogue, toned
 from kandinsky.lab.nano2.generate import read_image, told
+from kandinsky.lab.nano2.make import Stage, carry_out, stages
 from kandinsky.lab.nano2.measures import fixed_prompts, scene_groups
 from kandinsky.lab.nano2.picture import strips
-from kandinsky.lab.nano2.train import STEPS, probe_scenes
+from kandinsky.lab.nano2.train import probe_scenes
 from kandinsky.lab.nano2.word_list import read, reader
-from kandinsky.train.steady import Steady
 
 
 def test_measured_scenes_show_colours_no_training_had() -> None:
@@ -91,41 +98,94 @@ def test_strips_show_real_clips_above_the_made() -> None:
     assert strips([clip] * 4, [clip] * 4).size == (3 * 6 * 16, 2 * 2 * 16)
 
 
-def test_one_command_makes_everything_and_can_be_given_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The stages in their order; what was done before is not done again."""
-    done: list[str] = []
-    broken = ["decoder"]
-    taken = [337, STEPS]  # at first it is asked to end
+def writes(name: str, folder: Path, *, needs: tuple[str, ...] = (), says: str = "") -> Stage:
+    """A stage that notes its beginning, checks that what it needs is there, and writes its result."""
+    there = [str(folder / one) for one in needs]
+    code = (
+        "import os, pathlib, sys, time\n"
+        f"folder, name = pathlib.Path({str(folder)!r}), {name!r}\n"
+        f"assert all(map(os.path.exists, {there!r}))\n"
+        "(folder / 'began').open('a').write(name + ' ')\n"
+        f"{says}\n"
+        "(folder / name).touch()\n"
+    )
+    module = folder / f"stage_{name}.py"
+    module.write_text(code)
+    return Stage(name, (module.stem,), folder / name, needs)
 
-    def train_decoder(data: Path, out: Path, *, steps: int, start: Path | None = None, made: bool = False) -> None:
-        if out.name in broken:
-            raise KeyboardInterrupt
-        assert made == (out.name == "decoder") == (start is not None)
-        out.mkdir(parents=True)
-        (out / "vae.safetensors").touch()
-        done.append(out.name)
 
-    def train(data: Path, out: Path, *, settings: Steady) -> int:
-        assert settings.end == STEPS and settings.factor(STEPS - 1) < 0.01
-        out.mkdir(parents=True, exist_ok=True)
-        done.append(out.name)
-        return taken.pop(0)
+@pytest.fixture
+def on_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder whose modules the stages can run."""
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    return tmp_path
 
-    def make_tones(data: Path, run: Path) -> None:
-        (run / make_module.tones.FILE).touch()
-        done.append("tones")
 
-    monkeypatch.setattr(make_module.emoji, "fetch", lambda data: done.append("fetch"))
-    monkeypatch.setattr(make_module.emoji, "decode", lambda data, side: done.append(f"decode {side}"))
-    monkeypatch.setattr(make_module, "train", train)
-    monkeypatch.setattr(make_module, "train_decoder", train_decoder)
-    monkeypatch.setattr(make_module.tones, "make", make_tones)
-    monkeypatch.setattr(make_module, "Trained", lambda run: run)
-    monkeypatch.setattr(make_module, "package", lambda trained, out: {"dit.safetensors": 1})
-    for _ in range(2):
-        with pytest.raises(KeyboardInterrupt):
-            make_module.make(tmp_path / "data", tmp_path / "run", tmp_path / "out")
-    broken.clear()
-    assert make_module.make(tmp_path / "data", tmp_path / "run", tmp_path / "out") == {"dit.safetensors": 1}
-    data = ["fetch", "decode 160"]
-    assert done == [*data, "denoiser", *data, "denoiser", "tones", "decoder-exact", *data, "decoder"]
+def test_stages_run_side_by_side_in_order_and_only_once(on_path: Path) -> None:
+    """Two that wait for each other's beginning only end where both run at once."""
+    meet = "while len((folder / 'began').read_text().split()) < 2: time.sleep(0.01)"
+    plan = [
+        writes("first", on_path, says=meet),
+        writes("third", on_path, needs=("first", "second"), says="print('so it says', flush=True)"),
+        writes("second", on_path, says=meet),
+    ]
+    assert carry_out(plan, on_path, jobs=2).keys() == {"first", "second", "third"}
+    assert (on_path / "began").read_text().split()[2:] == ["third"]
+    assert "so it says" in (on_path / "third.log").read_text()
+    (on_path / "third").unlink()
+    assert carry_out(plan, on_path, jobs=1).keys() == {"third"}
+
+
+def test_a_stage_that_fails_ends_those_beside_it(on_path: Path) -> None:
+    wait = "while len((folder / 'began').read_text().split()) < 2: time.sleep(0.01)"
+    plan = [
+        writes("slow", on_path, says="time.sleep(600)"),
+        writes("broken", on_path, says=f"{wait}\nsys.exit('no images')"),
+        writes("after", on_path, needs=("broken",)),
+    ]
+    with pytest.raises(BackendError, match=r"`broken` ended with code 1: see .*broken\.log"):
+        carry_out(plan, on_path, jobs=2)
+    assert "no images" in (on_path / "broken.log").read_text()
+    assert not (on_path / "slow").exists() and not (on_path / "after").exists()
+    plan[1] = writes("broken", on_path, says="(folder / name).touch(); os._exit(3)")
+    with pytest.raises(BackendError, match="code 3"):
+        carry_out(plan[1:], on_path, jobs=1)
+
+
+def test_stages_that_are_asked_to_end_write_first(on_path: Path) -> None:
+    """SIGTERM to the command reaches each of its processes, which is waited for."""
+    catch = (
+        "import signal\n"
+        "def end(number, frame):\n"
+        "    time.sleep(0.3); (folder / 'written').touch(); sys.exit(1)\n"
+        "signal.signal(signal.SIGTERM, end)\n"
+        "(folder / 'ready').touch()\n"
+        "time.sleep(600)"
+    )
+    plan = [writes("long", on_path, says=catch)]
+
+    def ask() -> None:
+        while not (on_path / "ready").exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=ask).start()
+    with pytest.raises(KeyboardInterrupt):
+        carry_out(plan, on_path, jobs=1)
+    assert (on_path / "written").exists() and not (on_path / "long").exists()
+
+
+def test_the_stages_of_a_release_are_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each takes these options and then misses the images; none needs a stage that comes after it."""
+    plan = stages(tmp_path / "data", tmp_path / "run")
+    assert {stage.name for stage in plan} == {"linear", "portraits", "denoiser", "decoder-exact", "decoder", "tones"}
+    done: set[str] = set()
+    for stage in plan:
+        assert done.issuperset(stage.needs)
+        done.add(stage.name)
+        monkeypatch.setattr(sys, "argv", list(stage.command))
+        try:
+            with pytest.raises(RequestError, match="data nano --folder"):
+                importlib.import_module(stage.command[0]).main()
+        finally:
+            torch.set_flush_denormal(False)

@@ -1,7 +1,11 @@
-"""Fitting the second Nano's linear encoder: covariances of patches of random scenes, then principal components."""
+"""Fitting the second Nano's linear encoder: covariances of patches of random scenes, then principal components.
+
+python -m kandinsky.lab.nano2.linear --data FOLDER --run runs/nano2
+"""
 
 from __future__ import annotations
 
+import argparse
 import logging
 from pathlib import Path
 
@@ -11,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from kandinsky.families.nano.linear import LinearPatches
+from kandinsky.files import replacing
 from kandinsky.lab.nano2.catalogue import Sources
 from kandinsky.lab.nano2.random_scenes import draw_scene
 from kandinsky.lab.nano2.render import render
@@ -53,5 +58,23 @@ def fit_linear(
         share = (network.still if name == "still" else network.moving).fit(covariance, mean)
         log.info("%s: the components hold %.4f of the variance", name, share)
     target.parent.mkdir(parents=True, exist_ok=True)
-    save_file(network.state_dict(), target)
+    with replacing(target) as part:
+        save_file(network.state_dict(), part)
     return network
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--run", type=Path, required=True, help="folder that gets linear.safetensors")
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    torch.set_num_threads(options.threads)
+    torch.set_flush_denormal(True)
+    fit_linear(Sources(options.data), options.run / "linear.safetensors")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,11 +1,14 @@
 """Fitting the decoder of portraits, and the codes of every subject: ``families/nano/portraits.py`` says what they are.
 
+    python -m kandinsky.lab.nano2.portraits --data FOLDER --run runs/nano2
+
 Codes are whole numbers of steps of one size: a number below two thirds of a step is zero, since most are and zeros take
 no room in a file. What trains is what ships, so packing a release loses nothing of them.
 """
 
 from __future__ import annotations
 
+import argparse
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from kandinsky.families.nano.portraits import CELL, FRAMES, GRID, MOVES, PIXELS, SIDE, PortraitDecoder
+from kandinsky.files import replacing
 from kandinsky.lab.nano2.catalogue import Sources
 from kandinsky.weights.read import load_into
 
@@ -137,7 +141,8 @@ class Portraits:
             log.info("refined the codes of %d of %d concepts", few.stop, len(sources))
         result = cls(decoder, numbers.to(torch.int16), scale)
         target.parent.mkdir(parents=True, exist_ok=True)
-        torch.save({"decoder": decoder.state_dict(), "numbers": result.numbers_NPE, "scale": scale}, target)
+        with replacing(target) as part:
+            torch.save({"decoder": decoder.state_dict(), "numbers": result.numbers_NPE, "scale": scale}, part)
         log.info("portraits of %d subjects", len(images))
         return result
 
@@ -149,3 +154,20 @@ def components(rows: list[Tensor], count: int) -> Tensor:
         products += x.T @ x
     found: Tensor = torch.linalg.eigh(products)[1][:, -count:].flip(1).contiguous()
     return found
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--run", type=Path, required=True, help="folder that gets portraits.pt")
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    torch.set_num_threads(options.threads)
+    torch.set_flush_denormal(True)
+    Portraits.of(Sources(options.data), options.run / "portraits.pt")
+
+
+if __name__ == "__main__":
+    main()

@@ -38,6 +38,8 @@ from kandinsky.train.steady import Steady, run_steadily
 
 STEPS, COOLDOWN = 3200, 500
 """Of the release, and how many of them the rates fall to zero over."""
+DONE = "done"
+"""In the folder of a run that has taken all of its steps."""
 RATES = Steady(muon=3e-4, plain=2e-4, rows=6e-4)
 """What is left to learn beside a draft is small, and so are the steps."""
 
@@ -173,7 +175,10 @@ def train(
             on_checkpoint=measure,
             stop=is_asked_to_stop,
         )
-    return int(torch.load(out / "checkpoint.pt", weights_only=True, mmap=True)["step"])
+    taken = int(torch.load(out / "checkpoint.pt", weights_only=True, mmap=True)["step"])
+    if taken >= (settings or RATES).end:
+        (out / DONE).touch()
+    return taken
 
 
 def main() -> None:
