@@ -58,8 +58,8 @@ def fit_linear(
         share = (network.still if name == "still" else network.moving).fit(covariance, mean)
         log.info("%s: the components hold %.4f of the variance", name, share)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(target) as part:
-        save_file(network.state_dict(), part)
+    with replacing(target) as written:
+        save_file(network.state_dict(), written)
     return network
 
 
