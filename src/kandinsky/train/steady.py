@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from kandinsky.errors import RequestError
+from kandinsky.runtime.devices import mixed_precision
 from kandinsky.train.muon import Muon
 from kandinsky.train.objective import Rng
 
@@ -58,7 +59,6 @@ class Steady:
     cooldown: tuple[int, int] | None = None
     averages: tuple[float, float] = (0.998, 0.9995)
     clip: float = 1.0
-    bf16: bool = True
     checkpoint_minutes: float = 10.0
     log_every: int = 20
     seed: int = 0
@@ -133,7 +133,7 @@ def run_steadily(
                 group["lr"] = pace * factor
             rng = Rng(settings.seed, step)
             batch = objective.batch(step, rng.generator(0))
-            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=settings.bf16):
+            with mixed_precision("cpu"):
                 loss, parts = objective.loss(batch, rng.generator(1))
             for optimiser in optimisers:
                 optimiser.zero_grad(set_to_none=True)

@@ -32,6 +32,7 @@ from kandinsky.lab.nano.splits import autoencoder_rows
 from kandinsky.lab.nano.train_autoencoder import to_unit
 from kandinsky.model.denoiser import VIDEO, Known, Pass
 from kandinsky.model.values import TextEmbeddings
+from kandinsky.runtime.devices import mixed_precision
 from kandinsky.train.objective import Loss, Timed
 from kandinsky.train.work import done
 
@@ -86,7 +87,7 @@ def cache_latents(
     for at in range(0, len(plan), 8):
         rows = plan[at : at + 8]
         frames = [composite(np.asarray(clips.rgba_NTHWC[row]), scene, side=side) for row, _, _, scene in rows]
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with mixed_precision("cpu"):
             latents = autoencoder.encode(to_unit(np.stack(frames))).half().numpy()
         if out is None:
             out = np.lib.format.open_memmap(part, "w+", np.float16, (len(plan), *latents.shape[1:]))

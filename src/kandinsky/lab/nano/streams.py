@@ -26,6 +26,7 @@ from kandinsky.lab.nano import captions
 from kandinsky.lab.nano.concepts import Concept, load_concepts
 from kandinsky.lab.nano.emoji import POSITIONS, SCALES, decode_one, window
 from kandinsky.lab.nano.train_autoencoder import to_unit
+from kandinsky.runtime.devices import mixed_precision
 
 log = logging.getLogger(__name__)
 LATENTS, TEMPORAL, SIDE = 19, 4, 96
@@ -188,7 +189,7 @@ def encode_streams(
         loop = decode_one(cache / "packages" / entry.file, SOURCE, FRAMES)
         for stream in streams:
             frames = placed(loop, captions.COLOURS[stream.colour].rgb, stream.places(rules))
-            with torch.autocast("cpu", dtype=torch.bfloat16):
+            with mixed_precision("cpu"):
                 latents = autoencoder.encode(to_unit(frames[None])).half().numpy()[0]
             if out is None:
                 shape = (sum(map(len, plan)), *latents.shape)

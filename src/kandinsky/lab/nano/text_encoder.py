@@ -53,6 +53,7 @@ from kandinsky.lab.nano.concepts import (
 from kandinsky.lab.nano.text_teachers import Forms, Teachers, Vocabulary, nearest_texts
 from kandinsky.lab.nano.text_words import gather, known_texts, make_tokenizer, with_whole_words
 from kandinsky.lab.nano.word_judge import Judgements, WordJudge
+from kandinsky.runtime.devices import mixed_precision
 from kandinsky.text.pretrained import read_tokenizer_file
 from kandinsky.weights.read import assign_state, read_state
 from kandinsky.weights.write import write_state
@@ -396,7 +397,7 @@ def read_by_length(encoder: NanoTextEncoder, texts: Sequence[str], parts: int = 
     for rows in order.tensor_split(parts):
         longest = int(lengths[rows].max())
         # the fused kernel's backward pass is slow for sequences this short
-        with torch.autocast("cpu", dtype=torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+        with mixed_precision("cpu"), sdpa_kernel(SDPBackend.MATH):
             readings.append(encoder.network.read(ids[rows, :longest], mask[rows, :longest]))
     back = order.argsort()
     logits = {role: torch.cat([r.logits[role] for r in readings])[back] for role in ROLES}

@@ -35,6 +35,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from kandinsky.lab.nano.concepts import Language, plain, words
 from kandinsky.lab.nano.text_words import Sources, installed
+from kandinsky.runtime.devices import mixed_precision
 from kandinsky.text.pretrained import from_folder
 
 USE_WIDTH = 512
@@ -125,7 +126,7 @@ class Teachers:
         for start in range(0, len(order), 128):
             chosen = order[start : start + 128]
             batch = tokenizer([texts[i] for i in chosen], padding=True, truncation=True, return_tensors="pt")
-            with torch.autocast("cpu", dtype=torch.bfloat16):
+            with mixed_precision("cpu"):
                 hidden = model(**batch).last_hidden_state.float()
             kept = batch.attention_mask[..., None]
             result[chosen] = F.normalize((hidden * kept).sum(1) / kept.sum(1), dim=1)

@@ -30,6 +30,7 @@ from kandinsky.lab.nano2.objective import KeptScenes, Mix
 from kandinsky.lab.nano2.portraits import Portraits
 from kandinsky.lab.nano2.random_scenes import draw_scene
 from kandinsky.lab.nano2.render import render
+from kandinsky.runtime.devices import mixed_precision
 from kandinsky.train.loop import LoopSettings, run
 from kandinsky.train.objective import Loss, One
 
@@ -105,7 +106,7 @@ def judge_decoder(
     learned: list[float] = []
 
     def measure(latents: Tensor, real: Tensor) -> None:
-        with torch.autocast(latents.device.type, dtype=torch.bfloat16):
+        with mixed_precision(latents.device.type):
             made = network(latents)
         for values, clip in ((linear, network.linear.decode(latents)), (learned, made)):
             values.append(10 * math.log10(4 / float((clip.clamp(-1, 1) - real).pow(2).mean())))

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from kandinsky.lab.nano2.random_scenes import draw_scene
 from kandinsky.lab.nano2.render import render
 from kandinsky.model.values import TextEmbeddings
 from kandinsky.ops.attention import AttentionSpec
+from kandinsky.runtime.devices import mixed_precision
 from kandinsky.train.muon import BLOCK
 
 SIDE, FRAMES, LATENT_FRAMES = 192, 25, 4
@@ -407,7 +409,7 @@ def sample(
     for now, after in zip(times[:-1].tolist(), times[1:].tolist(), strict=True):
         if first_BHWC is not None:
             x[:, 0] = first_BHWC
-        with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=not exact):
+        with nullcontext() if exact else mixed_precision(x.device.type):
             guess = network(x, torch.full((B,), now), text, told)
         x = guess + (x - guess) * (after / now)
     if first_BHWC is not None:

@@ -20,6 +20,7 @@ from torch.nn import functional as F  # noqa: N812
 from kandinsky.families.nano.portraits import CELL, FRAMES, GRID, MOVES, PIXELS, SIDE, PortraitDecoder
 from kandinsky.files import replacing
 from kandinsky.lab.nano2.catalogue import Sources
+from kandinsky.runtime.devices import mixed_precision
 from kandinsky.weights.read import load_into
 
 log = logging.getLogger(__name__)
@@ -71,7 +72,7 @@ def refined(decoder: PortraitDecoder, scale_E: Tensor, numbers_NPE: Tensor, imag
             group["lr"] = RATE * min(1.0, 2 * (ROUNDS - number) / ROUNDS)
         with torch.enable_grad():  # the rounding too: where nobody watches it, all that is learned is the price
             tried = numbers + (quantised(numbers, 1.0) - numbers).detach() if number > ROUNDS // 3 else numbers
-            with torch.autocast(numbers.device.type, dtype=torch.bfloat16):
+            with mixed_precision(numbers.device.type):
                 made = decoder(tried * scale_E).float()
             apart = made - images_NTCHW
             # the expected error before a background of mean 0.5 and variance 0.1
@@ -119,7 +120,7 @@ class Portraits:
         if target.exists():
             return cls.read(target)
         images = [(number, None) for number in range(len(sources))] + [(None, row) for row in sources.wordless]
-        seen = [cells(sources.frames(c, r)).flatten(0, 1)[::7] for c, r in images]
+        seen = [cells(sources.frames(c, r)).flatten(0, 1)[::7].clone() for c, r in images]  # a view would keep all rows
         pixels = components(seen, PIXELS)
         frames = torch.stack([(cells(sources.frames(c, r)) @ pixels).flatten(1) for c, r in images])
         moves = components(list(frames[:, ::3]), MOVES)

@@ -41,6 +41,7 @@ from kandinsky.lab.nano2.describe import describe
 from kandinsky.lab.nano2.measures import fixed_prompts, measure_words
 from kandinsky.lab.nano2.random_scenes import draw_scene
 from kandinsky.lab.nano2.word_list import read
+from kandinsky.runtime.devices import mixed_precision
 
 READ = tuple(role for role in ROLES if role != "kind")
 """What a text can say; whether a clip or an image is wanted is asked for otherwise."""
@@ -168,7 +169,7 @@ def train_texts(out: Path, *, steps: int, batch: int = 96, lr: float = 1e-3, kee
     with (out / "log.jsonl").open("a") as journal:
         for step in range(steps):
             examples = [draw_example(step * batch + n) for n in range(batch)]
-            with torch.autocast(network.look.weight.device.type, dtype=torch.bfloat16):
+            with mixed_precision(network.look.weight.device.type):
                 loss, figures = loss_of(texts.read([e.text for e in examples]), examples)
                 rng = random.Random(step)
                 some = [tag for tag, _ in rng.sample(tags, min(len(tags), batch // 2))]

@@ -21,6 +21,7 @@ from kandinsky.lab.nano2.measures import to_clip
 from kandinsky.lab.nano2.objective import STEPS, SceneDenoiser, network_params, sample
 from kandinsky.lab.nano2.portraits import Portraits
 from kandinsky.lab.nano2.word_list import read
+from kandinsky.runtime.devices import mixed_precision
 
 
 class Trained:
@@ -53,7 +54,7 @@ class Trained:
         """Video in [-1, 1] by the learned decoder, or by the linear one where there is none yet."""
         if self.decoder is None:
             return self.linear.decode(latents)
-        with torch.autocast(latents.device.type, dtype=torch.bfloat16):
+        with mixed_precision(latents.device.type):
             out: Tensor = self.decoder(latents).float()
             return out
 
