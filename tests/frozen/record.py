@@ -100,13 +100,16 @@ def record(what: str) -> None:
     hashes = {name: measure.digest(array) for name, array in found.arrays.items()}
     if what == "add":
         frozen = read()
-        others = {name: known for name, known in frozen["hashes"].items() if name != processor}
-        if far := moved(found.arrays, frozen | {"hashes": others}, processor):
+        if far := moved(found.arrays, frozen, "a class that is not known"):
             sys.exit("\n".join(["not written:", *far]))
-        _write(NUMBERS, frozen | {"hashes": others | {processor: hashes}})
-        return
+        if processor != next(iter(frozen["hashes"])):  # the summaries are of the first class
+            _write(NUMBERS, frozen | {"hashes": frozen["hashes"] | {processor: hashes}})
+            return
+        frozen["hashes"][processor] = hashes
+    else:
+        frozen = {"hashes": {processor: hashes}, "recipes": found.recipes}
     summaries = {hashes[name]: measure.summary(array) for name, array in found.arrays.items()}
-    _write(NUMBERS, {"hashes": {processor: hashes}, "summaries": summaries, "recipes": found.recipes})
+    _write(NUMBERS, {"hashes": frozen["hashes"], "summaries": summaries, "recipes": frozen["recipes"]})
 
 
 if __name__ == "__main__":
