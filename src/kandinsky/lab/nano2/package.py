@@ -23,14 +23,16 @@ import torch
 from torch import Tensor
 
 from kandinsky.errors import RequestError
+from kandinsky.evaluate.clips import psnr
 from kandinsky.families.nano.decoder import NanoDecoder
 from kandinsky.families.nano.scene_words import SceneWords, said_of
 from kandinsky.files import replacing
 from kandinsky.lab.nano2.catalogue import Sources, catalogue
-from kandinsky.lab.nano2.objective import sample
+from kandinsky.lab.nano2.fidelity import Clip
+from kandinsky.lab.nano2.measures import to_clip
 from kandinsky.lab.nano2.render import render
 from kandinsky.lab.nano2.tones import PREFIX, add_to
-from kandinsky.lab.nano2.train import probe_scenes, psnr
+from kandinsky.lab.nano2.train import probe_scenes
 from kandinsky.lab.nano2.trained import Trained
 from kandinsky.lab.nano2.word_list import write
 from kandinsky.weights.read import read_state
@@ -115,24 +117,20 @@ def cost_of(trained: Trained, folder: Path, sources: Sources, *, count: int = 24
     """What packing costs on the fixed scenes: decibels against the real clips, and against the clips before it."""
     scenes = probe_scenes(len(sources))[:count]
     said = [said_of(scene, still=False) for scene in scenes]
-    real = torch.stack([render(scene, sources) for scene in scenes])
+    real = [to_clip(render(scene, sources)) for scene in scenes]
 
-    def clips() -> Tensor:
-        made = [
-            trained.decode(sample(trained.network, said[at : at + 12], scenes[at : at + 12], steps=MEASURED, seed=at))
-            for at in range(0, len(said), 12)
-        ]
-        return torch.cat(made).clamp(-1, 1)
+    def decibels(made: list[Clip], meant: list[Clip]) -> np.ndarray:
+        return np.array([psnr(*pair) for pair in zip(made, meant, strict=True)])
 
-    before = clips()
+    before = trained.make(said, scenes, steps=MEASURED)
     params = trained.network.dit.params
     trained.network.dit.load_state_dict(read_state(folder / "dit.safetensors.index.json"))
     trained.network.words = SceneWords(len(sources), codes=params.in_text_dim, pooled=params.in_text_dim2)
     trained.network.words.load_state_dict(read_state(folder / "rows.safetensors"))
     decoder = trained.decoder = NanoDecoder(trained.linear)
     decoder.load_state_dict(read_state(folder / "vae.safetensors.index.json"))
-    after = clips()
-    whole, small, apart = (np.array(psnr(a, b)) for a, b in ((before, real), (after, real), (after, before)))
+    after = trained.make(said, scenes, steps=MEASURED)
+    whole, small, apart = decibels(before, real), decibels(after, real), decibels(after, before)
     return {
         "before_db": float(np.median(whole)),
         "after_db": float(np.median(small)),

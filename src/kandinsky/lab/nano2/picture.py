@@ -23,10 +23,11 @@ MOVING, ACROSS, SIDE = 12, 6, 128  # clips that move, how many beside one anothe
 
 
 def strips(made: Sequence[Clip], real: Sequence[Clip] | None = None, *, across: int = 3) -> Image.Image:
-    """Clips as six frames each; the real ones, where given, above the made."""
+    """Clips as six frames each, stills as one; the real ones, where given, above the made."""
 
     def strip(clip: Clip) -> np.ndarray:
-        return np.concatenate([clip[t] for t in np.linspace(0, len(clip) - 1, 6).astype(int)], axis=1)
+        shown = np.linspace(0, len(clip) - 1, min(6, len(clip))).astype(int)
+        return np.concatenate([clip[t] for t in shown], axis=1)
 
     cells = [strip(c) if real is None else np.concatenate([strip(real[i]), strip(c)]) for i, c in enumerate(made)]
     cells += [np.zeros_like(cells[0])] * (-len(cells) % across)

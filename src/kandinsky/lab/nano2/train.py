@@ -13,23 +13,24 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import math
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
+from kandinsky.evaluate.clips import psnr
 from kandinsky.families.nano.linear import LinearPatches
 from kandinsky.families.nano.scene_words import said_of
 from kandinsky.families.nano.scenes import MOTIONS, Scene, Subject, plain_scene
 from kandinsky.lab.nano.captions import held_colours
 from kandinsky.lab.nano2.catalogue import Sources, catalogue
 from kandinsky.lab.nano2.linear import fit_linear
+from kandinsky.lab.nano2.measures import to_clip
 from kandinsky.lab.nano2.objective import KeptScenes, Mix, SceneObjective, network_params, sample
+from kandinsky.lab.nano2.picture import strips
 from kandinsky.lab.nano2.portraits import Portraits
 from kandinsky.lab.nano2.random_scenes import draw_scene
 from kandinsky.lab.nano2.render import render
@@ -64,12 +65,6 @@ def probe_scenes(concepts: int, count: int = SEEN) -> list[Scene]:
     return scenes
 
 
-def psnr(made: Tensor, real: Tensor) -> list[float]:
-    """Decibels of each clip of two batches in [-1, 1]."""
-    errors = (made.clamp(-1, 1) - real).pow(2).flatten(1).mean(1)
-    return [10 * math.log10(4 / max(float(e), 1e-8)) for e in errors]
-
-
 def kept_buffers(network: nn.Module) -> dict[str, Tensor]:
     """What of a network's state is computed and not trained."""
     return dict(network.named_buffers())
@@ -81,7 +76,7 @@ class Probe:
     def __init__(self, objective: SceneObjective, out: Path) -> None:
         self.objective, self.out = objective, out
         self.scenes = probe_scenes(min(objective.mix.concepts or len(objective.sources), len(objective.sources)))
-        self.real = torch.stack([render(scene, objective.sources) for scene in self.scenes])
+        self.real = [to_clip(render(scene, objective.sources)) for scene in self.scenes]
 
     def __call__(self, step: int, weights: dict[str, Tensor], *, still: bool) -> dict[str, float]:
         """Measure, write a sheet (real clips above made ones), return the figures."""
@@ -90,7 +85,7 @@ class Probe:
         network.load_state_dict(kept_buffers(network) | weights)
         network.eval()
         frames = 1 if still else 4
-        real = self.real[:, :1] if still else self.real
+        real = [clip[:1] if still else clip for clip in self.real]
         line: dict[str, float] = {"step": step}
         try:
             for steps in (1, 4):
@@ -101,8 +96,8 @@ class Probe:
                     steps=steps,
                     frames=frames,
                 )
-                made = self.objective.linear.decode(latents)
-                values = psnr(made, real)
+                made = [to_clip(video) for video in self.objective.linear.decode(latents)]
+                values = [psnr(*pair) for pair in zip(made, real, strict=True)]
                 line |= {
                     f"db_{steps}": float(np.median(values)),
                     f"lowest_tenth_{steps}": float(np.quantile(values, 0.1)),
@@ -111,26 +106,11 @@ class Probe:
         finally:
             network.load_state_dict(kept_buffers(network) | kept)
             network.train()
-        sheet(real, made).save(self.out / "sheet.png")
+        sheet = strips(made, real, across=8 if still else 3)
+        sheet.resize((sheet.width // 2, sheet.height // 2)).save(self.out / "sheet.png")
         with (self.out / "eval.jsonl").open("a") as file:
             file.write(json.dumps({key: round(value, 3) for key, value in line.items()}) + "\n")
         return line
-
-
-def sheet(real: Tensor, made: Tensor, *, clips: int = 24, across: int = 3) -> Image.Image:
-    """Pairs of strips, the real clip above the made one, at half size."""
-    frames = [0] if real.shape[1] == 1 else [0, 4, 9, 14, 19, 24]
-    if real.shape[1] == 1:
-        across = 8
-
-    def strip(video: Tensor) -> np.ndarray:
-        pixels = ((video[frames].clamp(-1, 1) + 1) * 127.5).byte().numpy()
-        return np.concatenate(list(pixels[:, ::2, ::2]), axis=1)
-
-    cells = [np.concatenate([strip(a), strip(b)]) for a, b in zip(real[:clips], made[:clips], strict=True)]
-    cells += [np.zeros_like(cells[0])] * (-len(cells) % across)
-    rows = [np.concatenate(cells[at : at + across], axis=1) for at in range(0, len(cells), across)]
-    return Image.fromarray(np.concatenate(rows))
 
 
 def train(
