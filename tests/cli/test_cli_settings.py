@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -87,6 +88,13 @@ def test_unknown_variables_are_refused(name: str, near: str, call: Call, monkeyp
     assert call("models", "--help").code == 0
     report = call("doctor")
     assert "PROBLEM" in report.out and name in report.out
+
+
+def test_every_variable_that_the_library_reads_is_known() -> None:
+    """Whatever stands in its code as a name of one: the command line would refuse it otherwise."""
+    source = Path(settings.__file__).parents[1]
+    named = {name for file in source.rglob("*.py") for name in re.findall(r'"(KANDINSKY_[A-Z_]+)"', file.read_text())}
+    assert named == settings.VARIABLES.keys()
 
 
 @pytest.mark.parametrize("name", sorted(settings.VARIABLES))

@@ -31,6 +31,7 @@ VARIABLES = {
     "KANDINSKY_CACHE": "folder of the cache; the step cache of `--cache` is KANDINSKY_STEP_CACHE",
     "KANDINSKY_API_KEY": "the key of `kandinsky serve`, and of `kandinsky.client`",
     "KANDINSKY_SERVER": "address of a server, for `kandinsky.client` and the ComfyUI nodes",
+    "KANDINSKY_NATIVE": "off leaves the processor's work to PyTorch's own kernels",
     "KANDINSKY_PROGRESS": "off shows no progress bars",
     "KANDINSKY_TRUST_REMOTE_CODE": "1 lets encoders run the program code of their repositories",
 }

@@ -1,5 +1,6 @@
-// Kernels for processors with AVX-512: attention, dense or over blocks of keys, and what stands between the products of
-// a transformer. Compiled on the machine where they run (see native/build.py), called through ctypes; no dependencies.
+// Kernels for processors with AVX-512 or AVX2: attention, dense or over blocks of keys, and what stands between the
+// products of a transformer. Compiled on the machine where they run (see native/library.py), called through ctypes; no
+// dependencies.
 //
 // Attention keeps 64 queries as lanes: scores lie as [key][query], so that maxima, sums and exponentials of the softmax
 // work lane by lane, a key that does not count is a row left out, and keys and values are broadcast from packed rows.
@@ -7,7 +8,7 @@
 //
 // Legend: B clips, S queries, L keys, N heads, K width of a head; all strides count numbers, not bytes.
 
-#include <immintrin.h>
+#include "vectors.h"
 
 #include <atomic>
 #include <cmath>
@@ -21,16 +22,11 @@
 
 namespace {
 
-constexpr int LANES = 16;           // numbers of a vector in float32
 constexpr int COLUMNS = 4;          // vectors of queries
 constexpr int TILE = 64;            // queries, and keys of a block
 constexpr int CHUNK = 2 * TILE;     // keys between two updates of the sums
 constexpr float LOWEST = -1e30f;
 constexpr float LOG2_E = 1.44269504088896341f;
-
-struct bf16 {
-    uint16_t bits;
-};
 
 struct Scratch {  // aligned memory that is freed with it
     void* at;
@@ -43,81 +39,28 @@ struct Scratch {  // aligned memory that is freed with it
 
 // -- numbers ----------------------------------------------------------------------------------------------------------
 
-inline __m512 load(const float* x) { return _mm512_loadu_ps(x); }
-inline __m512 load(const bf16* x) {
-    const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x));
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
-}
-inline void store(float* out, __m512 x) { _mm512_storeu_ps(out, x); }
-
-#ifdef __AVX512BF16__
-inline __m512i rounded(__m512 low, __m512 high) {  // 32 numbers, `low` first; nearest, ties to even
-    return (__m512i)_mm512_cvtne2ps_pbh(high, low);
-}
-inline void store(bf16* out, __m512 x) {
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), (__m256i)_mm512_cvtneps_pbh(x));
-}
-#else
-inline __m256i rounded_half(__m512 x) {
-    const __m512i bits = _mm512_castps_si512(x);
-    const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
-    const __m512i up = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
-    const __mmask16 is_nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
-    const __m512i kept = _mm512_mask_mov_epi32(up, is_nan, _mm512_set1_epi32(0x7fc00000));
-    return _mm512_cvtepi32_epi16(_mm512_srli_epi32(kept, 16));
-}
-inline void store(bf16* out, __m512 x) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), rounded_half(x)); }
-#endif
-
 // 2^x for x <= 0 or near it; what is below 2^-126 becomes that, and what is no number stays none: of two operands of
 // which one is none, the instruction gives the second
-template <bool FINE> inline __m512 power_of_two(__m512 x) {
-    x = _mm512_max_ps(_mm512_set1_ps(-126.0f), x);
-    const __m512 whole = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    const __m512 f = _mm512_sub_ps(x, whole);
-    __m512 y;
+template <bool FINE> inline Numbers power_of_two(Numbers x) {
+    x = larger(all(-126.0f), x);
+    const Numbers whole = nearest_whole(x);
+    const Numbers f = sub(x, whole);
+    Numbers y;
     if (FINE) {
-        y = _mm512_set1_ps(0.00015353303751908243f);
-        y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(0.0013398875016719103f));
-        y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(0.009618437848985195f));
-        y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(0.055503323674201965f));
-        y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(0.24022647738456726f));
-        y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(0.6931471824645996f));
+        y = all(0.00015353303751908243f);
+        y = fmadd(y, f, all(0.0013398875016719103f));
+        y = fmadd(y, f, all(0.009618437848985195f));
+        y = fmadd(y, f, all(0.055503323674201965f));
+        y = fmadd(y, f, all(0.24022647738456726f));
+        y = fmadd(y, f, all(0.6931471824645996f));
     } else {
-        y = _mm512_set1_ps(0.009582786820828915f);
-        y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(0.05590641871094704f));
-        y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(0.24024100601673126f));
-        y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(0.6931241750717163f));
+        y = all(0.009582786820828915f);
+        y = fmadd(y, f, all(0.05590641871094704f));
+        y = fmadd(y, f, all(0.24024100601673126f));
+        y = fmadd(y, f, all(0.6931241750717163f));
     }
-    y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(1.0f));
-    return _mm512_scalef_ps(y, whole);
-}
-
-// rows <-> columns of 16 by 16 numbers of 32 bits
-inline void transpose(__m512i r[LANES]) {
-    __m512i t[LANES];
-    for (int i = 0; i < LANES; i += 2) {
-        t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
-        t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
-    }
-    for (int i = 0; i < LANES; i += 4) {
-        r[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
-        r[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
-        r[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
-        r[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
-    }
-    for (int i = 0; i < 4; ++i) {
-        t[i] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0x88);
-        t[i + 4] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0xdd);
-        t[i + 8] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0x88);
-        t[i + 12] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0xdd);
-    }
-    for (int i = 0; i < 4; ++i) {
-        r[i] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0x88);
-        r[i + 8] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd);
-        r[i + 4] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0x88);
-        r[i + 12] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0xdd);
-    }
+    y = fmadd(y, f, all(1.0f));
+    return times_power_of_two(y, whole);
 }
 
 // -- products ---------------------------------------------------------------------------------------------------------
@@ -126,14 +69,14 @@ inline void transpose(__m512i r[LANES]) {
 template <class M> struct Product;
 template <> struct Product<float> {
     static constexpr int PER_UNIT = 1;
-    static __m512 add(__m512 sum, __m512i lanes, __m512i one) {
-        return _mm512_fmadd_ps(_mm512_castsi512_ps(lanes), _mm512_castsi512_ps(one), sum);
+    static Numbers add(Numbers sum, Units lanes, Units one) {
+        return fmadd(numbers_of(lanes), numbers_of(one), sum);
     }
 };
 #ifdef __AVX512BF16__
 template <> struct Product<bf16> {
     static constexpr int PER_UNIT = 2;
-    static __m512 add(__m512 sum, __m512i lanes, __m512i one) {
+    static Numbers add(Numbers sum, Units lanes, Units one) {
         return _mm512_dpbf16_ps(sum, (__m512bh)lanes, (__m512bh)one);
     }
 };
@@ -145,50 +88,51 @@ struct Part {               // a stretch of a sum
     int steps;
 };
 
-// out[r][64] = (keep ? out · keep : 0) + sum over steps of rows · lanes
+// out[r] = (keep ? out · keep : 0) + sum over steps of rows · lanes, of as many vectors of tokens as the registers hold,
+// from token `first` on
 template <class M, int R>
-inline void tile(const Part* parts, int count, long row, long step, float* out, const float* keep) {
-    __m512 sums[R][COLUMNS];
+inline void tile(const Part* parts, int count, long row, long step, float* out, const float* keep, int first) {
+    Numbers sums[R][TOGETHER];
+    out += first;
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
-        for (int c = 0; c < COLUMNS; ++c)
-            sums[r][c] = keep ? _mm512_mul_ps(load(out + r * TILE + c * LANES), load(keep + c * LANES))
-                              : _mm512_setzero_ps();
+        for (int c = 0; c < TOGETHER; ++c)
+            sums[r][c] = keep ? mul(load(out + r * TILE + c * LANES), load(keep + first + c * LANES)) : zeros();
     for (int part = 0; part < count; ++part) {
-        const uint32_t* lanes = parts[part].lanes;
+        const uint32_t* lanes = parts[part].lanes + first;
         const uint32_t* rows = parts[part].rows;
         for (int at = 0; at < parts[part].steps; ++at, lanes += TILE, rows += step) {
-            __m512i column[COLUMNS];
+            Units column[TOGETHER];
 #pragma GCC unroll 4
-            for (int c = 0; c < COLUMNS; ++c) column[c] = _mm512_loadu_si512(lanes + c * LANES);
+            for (int c = 0; c < TOGETHER; ++c) column[c] = load_units(lanes + c * LANES);
 #pragma GCC unroll 8
             for (int r = 0; r < R; ++r) {
-                const __m512i one = _mm512_set1_epi32(static_cast<int>(rows[r * row]));
+                const Units one = all_units(rows[r * row]);
 #pragma GCC unroll 4
-                for (int c = 0; c < COLUMNS; ++c) sums[r][c] = Product<M>::add(sums[r][c], column[c], one);
+                for (int c = 0; c < TOGETHER; ++c) sums[r][c] = Product<M>::add(sums[r][c], column[c], one);
             }
         }
     }
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
-        for (int c = 0; c < COLUMNS; ++c) store(out + r * TILE + c * LANES, sums[r][c]);
+        for (int c = 0; c < TOGETHER; ++c) store(out + r * TILE + c * LANES, sums[r][c]);
 }
 
 template <class M>
 void tiles(Part* parts, int count, int rows, long row, long step, float* out, const float* keep) {
-    constexpr int MOST = 6;  // 24 sums, 4 columns and a row fit the 32 registers
+    constexpr int MOST = 6;  // sums, columns and a row fit the registers: 24, 4 and 1 of 32, or 12, 2 and 1 of 16
     for (int done = 0; done < rows;) {
         const int now = rows - done < MOST ? rows - done : MOST;
-        switch (now) {
-            case 1: tile<M, 1>(parts, count, row, step, out, keep); break;
-            case 2: tile<M, 2>(parts, count, row, step, out, keep); break;
-            case 3: tile<M, 3>(parts, count, row, step, out, keep); break;
-            case 4: tile<M, 4>(parts, count, row, step, out, keep); break;
-            case 5: tile<M, 5>(parts, count, row, step, out, keep); break;
-            default: tile<M, 6>(parts, count, row, step, out, keep);
-        }
+        for (int first = 0; first < TILE; first += TOGETHER * LANES) switch (now) {
+                case 1: tile<M, 1>(parts, count, row, step, out, keep, first); break;
+                case 2: tile<M, 2>(parts, count, row, step, out, keep, first); break;
+                case 3: tile<M, 3>(parts, count, row, step, out, keep, first); break;
+                case 4: tile<M, 4>(parts, count, row, step, out, keep, first); break;
+                case 5: tile<M, 5>(parts, count, row, step, out, keep, first); break;
+                default: tile<M, 6>(parts, count, row, step, out, keep, first);
+            }
         for (int part = 0; part < count; ++part) parts[part].rows += now * row;
         done += now;
         out += now * TILE;
@@ -212,17 +156,17 @@ inline void pack_values(const bf16* const* rows, int count, int width, bf16* to)
     for (int i = 0; i < count; i += 2, to += 2 * width)
         for (int c = 0; c < width; c += LANES) {
             const auto half = [&](int row) {
-                if (row >= count) return _mm512_setzero_si512();
-                return _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(rows[row] + c)));
+                if (row >= count) return no_units();
+                return widened(load_halves(rows[row] + c));
             };
-            _mm512_storeu_si512(to + 2 * c, _mm512_or_si512(half(i), _mm512_slli_epi32(half(i + 1), 16)));
+            store_units(to + 2 * c, either(half(i), to_upper(half(i + 1))));
         }
 }
 #endif
 
-inline __m512i units_as(const bf16* from, float) { return _mm512_castps_si512(load(from)); }
-inline __m512i units_as(const float* from, float) { return _mm512_loadu_si512(from); }
-inline __m512i units_as(const bf16* from, bf16) { return _mm512_loadu_si512(from); }
+inline Units units_as(const bf16* from, float) { return units_of(load(from)); }
+inline Units units_as(const float* from, float) { return load_units(from); }
+inline Units units_as(const bf16* from, bf16) { return load_units(from); }
 
 // up to 64 queries as [unit of the width][64], what is missing as zeros
 template <class T, class M>
@@ -230,13 +174,13 @@ void pack_queries(const T* from, long stride, int count, int width, uint32_t* to
     constexpr int PER_UNIT = Product<M>::PER_UNIT;
     for (int c = 0; c < COLUMNS; ++c)
         for (int u = 0; u < width / PER_UNIT; u += LANES) {
-            __m512i square[LANES];
+            Units square[LANES];
             for (int i = 0; i < LANES; ++i) {
                 const int query = c * LANES + i;
-                square[i] = query < count ? units_as(from + query * stride + u * PER_UNIT, M{}) : _mm512_setzero_si512();
+                square[i] = query < count ? units_as(from + query * stride + u * PER_UNIT, M{}) : no_units();
             }
             transpose(square);
-            for (int i = 0; i < LANES; ++i) _mm512_storeu_si512(to + (u + i) * TILE + c * LANES, square[i]);
+            for (int i = 0; i < LANES; ++i) store_units(to + (u + i) * TILE + c * LANES, square[i]);
         }
 }
 
@@ -259,20 +203,20 @@ struct Attention {
 // scores [keys][64] to weights, in place, as [unit of keys][64]; updates the largest and the sum of each query
 template <class M>
 inline void softmax(float* scores, int keys, float scale, float* largest, float* total, float* keep) {
-    __m512 top[COLUMNS], before[COLUMNS];
-    const __m512 factor = _mm512_set1_ps(scale);
-    for (int c = 0; c < COLUMNS; ++c) top[c] = _mm512_set1_ps(LOWEST);
+    Numbers top[COLUMNS], before[COLUMNS];
+    const Numbers factor = all(scale);
+    for (int c = 0; c < COLUMNS; ++c) top[c] = all(LOWEST);
     for (int i = 0; i < keys; ++i)
 #pragma GCC unroll 4
-        for (int c = 0; c < COLUMNS; ++c) top[c] = _mm512_max_ps(top[c], load(scores + i * TILE + c * LANES));
-    __m512 sum[COLUMNS];
+        for (int c = 0; c < COLUMNS; ++c) top[c] = larger(top[c], load(scores + i * TILE + c * LANES));
+    Numbers sum[COLUMNS];
     for (int c = 0; c < COLUMNS; ++c) {
         before[c] = load(largest + c * LANES);
-        top[c] = _mm512_max_ps(before[c], _mm512_mul_ps(top[c], factor));
+        top[c] = larger(before[c], mul(top[c], factor));
         store(largest + c * LANES, top[c]);
-        const __m512 share = power_of_two<true>(_mm512_sub_ps(before[c], top[c]));
+        const Numbers share = power_of_two<true>(sub(before[c], top[c]));
         store(keep + c * LANES, share);
-        sum[c] = _mm512_mul_ps(load(total + c * LANES), share);
+        sum[c] = mul(load(total + c * LANES), share);
     }
     constexpr bool FINE = Product<M>::PER_UNIT == 1;
     if constexpr (FINE) {
@@ -280,22 +224,20 @@ inline void softmax(float* scores, int keys, float scale, float* largest, float*
 #pragma GCC unroll 4
             for (int c = 0; c < COLUMNS; ++c) {
                 float* at = scores + i * TILE + c * LANES;
-                const __m512 y = power_of_two<FINE>(_mm512_fmsub_ps(load(at), factor, top[c]));
-                sum[c] = _mm512_add_ps(sum[c], y);
+                const Numbers y = power_of_two<FINE>(fmsub(load(at), factor, top[c]));
+                sum[c] = add(sum[c], y);
                 store(at, y);
             }
     } else {
 #ifdef __AVX512BF16__
-        const __m512i pairs = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22,
-                                               6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
         for (int i = 0; i < keys; i += 2)
 #pragma GCC unroll 4
             for (int c = 0; c < COLUMNS; ++c) {
                 const float* at = scores + i * TILE + c * LANES;
-                const __m512 y = power_of_two<FINE>(_mm512_fmsub_ps(load(at), factor, top[c]));
-                const __m512 z = power_of_two<FINE>(_mm512_fmsub_ps(load(at + TILE), factor, top[c]));
-                sum[c] = _mm512_add_ps(sum[c], _mm512_add_ps(y, z));
-                _mm512_storeu_si512(scores + i / 2 * TILE + c * LANES, _mm512_permutexvar_epi16(pairs, rounded(y, z)));
+                const Numbers y = power_of_two<FINE>(fmsub(load(at), factor, top[c]));
+                const Numbers z = power_of_two<FINE>(fmsub(load(at + TILE), factor, top[c]));
+                sum[c] = add(sum[c], add(y, z));
+                store_units(scores + i / 2 * TILE + c * LANES, rounded_pairs(y, z));
             }
 #endif
     }
@@ -388,16 +330,15 @@ template <class T, class M> class Head {
 
         T* out = static_cast<T*>(work_.out) + ((b * work_.S + first) * work_.N + n) * K_;
         for (int c = 0; c < COLUMNS && c * LANES < count; ++c) {
-            const __m512 of = load(total + c * LANES);
-            const __mmask16 some = _mm512_cmp_ps_mask(of, _mm512_setzero_ps(), _CMP_GT_OQ);
-            const __m512 share = _mm512_maskz_div_ps(some, _mm512_set1_ps(1.0f), of);
+            const Numbers of = load(total + c * LANES);
+            const Numbers share = where(is_above(of, zeros()), div(all(1.0f), of), zeros());
             for (int k = 0; k < K_; k += LANES) {
-                __m512i square[LANES];
+                Units square[LANES];
                 for (int i = 0; i < LANES; ++i)
-                    square[i] = _mm512_castps_si512(_mm512_mul_ps(load(sums + (k + i) * TILE + c * LANES), share));
+                    square[i] = units_of(mul(load(sums + (k + i) * TILE + c * LANES), share));
                 transpose(square);
                 for (int i = 0; i < LANES && c * LANES + i < count; ++i)
-                    store(out + (c * LANES + i) * work_.N * K_ + k, _mm512_castsi512_ps(square[i]));
+                    store(out + (c * LANES + i) * work_.N * K_ + k, numbers_of(square[i]));
             }
         }
     }
@@ -454,25 +395,23 @@ template <class Do> void in_stretches(long rows, long numbers_of_row, long threa
     for (auto& other : others) other.join();
 }
 
-inline float sum_of(__m512 x) { return _mm512_reduce_add_ps(x); }
-
 // RMSNorm of each head and its turn, in place; table [positions][K] holds cosine and sine of each pair, or is null
 template <class T>
 void normed_heads(T* x, const float* weight, const float* table, long tokens, long heads, long K, float eps) {
     for (long s = 0; s < tokens; ++s)
         for (long n = 0; n < heads; ++n, x += K) {
-            __m512 squares = _mm512_setzero_ps();
+            Numbers squares = zeros();
             for (long k = 0; k < K; k += LANES) {
-                const __m512 y = load(x + k);
-                squares = _mm512_fmadd_ps(y, y, squares);
+                const Numbers y = load(x + k);
+                squares = fmadd(y, y, squares);
             }
-            const __m512 share = _mm512_set1_ps(1.0f / std::sqrt(sum_of(squares) / static_cast<float>(K) + eps));
+            const Numbers share = all(1.0f / std::sqrt(sum_of(squares) / static_cast<float>(K) + eps));
             for (long k = 0; k < K; k += LANES) {
-                __m512 y = _mm512_mul_ps(_mm512_mul_ps(load(x + k), share), load(weight + k));
+                Numbers y = mul(mul(load(x + k), share), load(weight + k));
                 if (table) {
-                    const __m512 turn = load(table + s * K + k);
-                    const __m512 other = _mm512_mul_ps(_mm512_permute_ps(y, 0xb1), _mm512_movehdup_ps(turn));
-                    y = _mm512_fmaddsub_ps(y, _mm512_moveldup_ps(turn), other);
+                    const Numbers turn = load(table + s * K + k);
+                    const Numbers other = mul(swapped(y), seconds_twice(turn));
+                    y = fmsubadd_pairs(y, firsts_twice(turn), other);
                 }
                 store(x + k, y);
             }
@@ -484,24 +423,24 @@ template <class T>
 void modulated(const T* x, const float* scale, const float* shift, T* out, long rows, long D, float eps) {
     constexpr long TWO = 2 * LANES;  // sums of two vectors at once wait less for each other
     for (long s = 0; s < rows; ++s, x += D, out += D) {
-        __m512 sum = _mm512_setzero_ps(), other = sum, squares = sum, others = sum;
+        Numbers sum = zeros(), other = sum, squares = sum, others = sum;
         for (long d = 0; d < D; d += TWO) {
-            sum = _mm512_add_ps(sum, load(x + d));
-            if (d + LANES < D) other = _mm512_add_ps(other, load(x + d + LANES));
+            sum = add(sum, load(x + d));
+            if (d + LANES < D) other = add(other, load(x + d + LANES));
         }
-        const __m512 mean = _mm512_set1_ps(sum_of(_mm512_add_ps(sum, other)) / static_cast<float>(D));
+        const Numbers mean = all(sum_of(add(sum, other)) / static_cast<float>(D));
         for (long d = 0; d < D; d += TWO) {
-            const __m512 y = _mm512_sub_ps(load(x + d), mean);
-            squares = _mm512_fmadd_ps(y, y, squares);
+            const Numbers y = sub(load(x + d), mean);
+            squares = fmadd(y, y, squares);
             if (d + LANES >= D) continue;
-            const __m512 z = _mm512_sub_ps(load(x + d + LANES), mean);
-            others = _mm512_fmadd_ps(z, z, others);
+            const Numbers z = sub(load(x + d + LANES), mean);
+            others = fmadd(z, z, others);
         }
-        const float spread = sum_of(_mm512_add_ps(squares, others)) / static_cast<float>(D);
-        const __m512 share = _mm512_set1_ps(1.0f / std::sqrt(spread + eps));
+        const float spread = sum_of(add(squares, others)) / static_cast<float>(D);
+        const Numbers share = all(1.0f / std::sqrt(spread + eps));
         for (long d = 0; d < D; d += LANES) {
-            const __m512 y = _mm512_mul_ps(_mm512_sub_ps(load(x + d), mean), share);
-            store(out + d, _mm512_fmadd_ps(y, load(scale + d), load(shift + d)));
+            const Numbers y = mul(sub(load(x + d), mean), share);
+            store(out + d, fmadd(y, load(scale + d), load(shift + d)));
         }
     }
 }
@@ -509,7 +448,7 @@ void modulated(const T* x, const float* scale, const float* shift, T* out, long 
 // update = x + gate·update
 template <class T> void gated(const T* x, const float* gate, T* update, long rows, long D) {
     for (long s = 0; s < rows; ++s, x += D, update += D)
-        for (long d = 0; d < D; d += LANES) store(update + d, _mm512_fmadd_ps(load(gate + d), load(update + d), load(x + d)));
+        for (long d = 0; d < D; d += LANES) store(update + d, fmadd(load(gate + d), load(update + d), load(x + d)));
 }
 
 // -- products with weights --------------------------------------------------------------------------------------------
@@ -522,20 +461,20 @@ constexpr int ROWS = 48;  // rows of weights between two turns of what they give
 // these come into the first cache: weights of a whole model lie in the third.
 template <class M, int R, int C>
 inline void block(const uint32_t* lanes, const uint32_t* rows, long steps, float* out) {
-    __m512 sums[R][C];
+    Numbers sums[R][C];
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
-        for (int c = 0; c < C; ++c) sums[r][c] = _mm512_setzero_ps();
+        for (int c = 0; c < C; ++c) sums[r][c] = zeros();
     const uint32_t* at = rows;
     for (long step = 0; step < steps; ++step, lanes += TILE, ++at) {
-        __m512i column[C];
+        Units column[C];
         _mm_prefetch(reinterpret_cast<const char*>(rows + R * (steps + step)), _MM_HINT_T0);
 #pragma GCC unroll 4
-        for (int c = 0; c < C; ++c) column[c] = _mm512_loadu_si512(lanes + c * LANES);
+        for (int c = 0; c < C; ++c) column[c] = load_units(lanes + c * LANES);
 #pragma GCC unroll 16
         for (int r = 0; r < R; ++r) {
-            const __m512i one = _mm512_set1_epi32(static_cast<int>(at[r * steps]));
+            const Units one = all_units(at[r * steps]);
 #pragma GCC unroll 4
             for (int c = 0; c < C; ++c) sums[r][c] = Product<M>::add(sums[r][c], column[c], one);
         }
@@ -548,7 +487,7 @@ inline void block(const uint32_t* lanes, const uint32_t* rows, long steps, float
 
 template <class M, int C>
 void blocks(const uint32_t* lanes, const uint32_t* rows, long steps, int count, float* out) {
-    constexpr int MOST = C == 4 ? 6 : C == 3 ? 8 : 12;  // sums, columns and a row fit the 32 registers
+    constexpr int MOST = C == 4 || TOGETHER == 1 ? 6 : C == 3 ? 8 : 12;  // as in `tiles`
     int done = 0;
     for (; count - done >= MOST; done += MOST) block<M, MOST, C>(lanes, rows + done * steps, steps, out + done * TILE);
     for (; count - done >= 4; done += 4) block<M, 4, C>(lanes, rows + done * steps, steps, out + done * TILE);
@@ -560,6 +499,10 @@ template <class M>
 void blocks(const uint32_t* lanes, const M* weight, long K, int count, int columns, float* out) {
     const uint32_t* rows = reinterpret_cast<const uint32_t*>(weight);
     const long steps = K / Product<M>::PER_UNIT;
+    if (TOGETHER == 1) {
+        for (int c = 0; c < columns; ++c) blocks<M, 1>(lanes + c * LANES, rows, steps, count, out + c * LANES);
+        return;
+    }
     switch (columns) {
         case 1: return blocks<M, 1>(lanes, rows, steps, count, out);
         case 2: return blocks<M, 2>(lanes, rows, steps, count, out);
@@ -577,71 +520,61 @@ inline float number(bf16 x) {
 }
 
 // to the type and back
-inline __m512 as_type(__m512 x, float) { return x; }
-inline __m512 as_type(__m512 x, bf16) {
-#ifdef __AVX512BF16__
-    const __m256i half = (__m256i)_mm512_cvtneps_pbh(x);
-#else
-    const __m256i half = rounded_half(x);
-#endif
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
+inline Numbers as_type(Numbers x, float) { return x; }
+inline Numbers as_type(Numbers x, bf16) {
+    return numbers_of(to_upper(widened(rounded(x))));
 }
 
 // x·Φ(x), to be rounded to bfloat16: off by 1e-4 of itself. log2 Φ(-t) as a polynomial of t, for t from 0 to 6; beyond,
 // it falls as fast as is needed.
-inline __m512 gelu_of_halves(__m512 x) {
-    const auto all = [](float y) { return _mm512_set1_ps(y); };
-    const __m512 t = _mm512_abs_ps(x);
-    __m512 y = _mm512_fmadd_ps(all(-1.9914371e-6f), t, all(6.4879059e-5f));
-    y = _mm512_fmadd_ps(y, t, all(-9.5760298e-4f));
-    y = _mm512_fmadd_ps(y, t, all(8.6192163e-3f));
-    y = _mm512_fmadd_ps(y, t, all(-5.4196645e-2f));
-    y = _mm512_fmadd_ps(y, t, all(-0.45822239f));
-    y = _mm512_fmadd_ps(y, t, all(-1.1513455f));
-    y = power_of_two<false>(_mm512_fmadd_ps(y, t, all(-0.99998909f)));
-    const __mmask16 is_negative = _mm512_movepi32_mask(_mm512_castps_si512(x));
-    return _mm512_mul_ps(x, _mm512_mask_sub_ps(y, static_cast<__mmask16>(~is_negative), all(1.0f), y));
+inline Numbers gelu_of_halves(Numbers x) {
+    const Numbers t = magnitude(x);
+    Numbers y = fmadd(all(-1.9914371e-6f), t, all(6.4879059e-5f));
+    y = fmadd(y, t, all(-9.5760298e-4f));
+    y = fmadd(y, t, all(8.6192163e-3f));
+    y = fmadd(y, t, all(-5.4196645e-2f));
+    y = fmadd(y, t, all(-0.45822239f));
+    y = fmadd(y, t, all(-1.1513455f));
+    y = power_of_two<false>(fmadd(y, t, all(-0.99998909f)));
+    return mul(x, where(is_negative(x), y, sub(all(1.0f), y)));
 }
 
 // x·(1 + erf(x/√2))/2, within 3 units of the last place of float32 where that is not tiny; after N. Juffa's erff
-inline __m512 gelu(__m512 x) {
-    const auto all = [](float y) { return _mm512_set1_ps(y); };
-    const __m512 a = _mm512_mul_ps(x, all(0.70710678118654752f));
-    const __m512 t = _mm512_abs_ps(a), s = _mm512_mul_ps(a, a);
-    __m512 rest = _mm512_fmadd_ps(all(-1.72853470e-5f), t, all(3.83197126e-4f));  // 1 - |erf|, far from zero
-    rest = _mm512_fmadd_ps(rest, s, _mm512_fmadd_ps(all(-3.88396438e-3f), t, all(2.42546219e-2f)));
-    rest = _mm512_fmadd_ps(rest, t, all(-1.06777877e-1f));
-    rest = _mm512_fmadd_ps(rest, t, all(-6.34846687e-1f));
-    rest = _mm512_fmadd_ps(rest, t, all(-1.28717512e-1f));
-    rest = _mm512_fmsub_ps(rest, t, t);
-    rest = power_of_two<true>(_mm512_mul_ps(rest, all(LOG2_E)));
-    __m512 near = all(-5.96761703e-4f);
-    near = _mm512_fmadd_ps(near, s, all(4.99119423e-3f));
-    near = _mm512_fmadd_ps(near, s, all(-2.67681349e-2f));
-    near = _mm512_fmadd_ps(near, s, all(1.12819925e-1f));
-    near = _mm512_fmadd_ps(near, s, all(-3.76125336e-1f));
-    near = _mm512_fmadd_ps(near, s, all(1.28379166e-1f));
-    near = _mm512_add_ps(_mm512_fmadd_ps(near, a, a), all(1.0f));
-    const __mmask16 is_far = _mm512_cmp_ps_mask(t, all(0.927734375f), _CMP_GT_OQ);
-    const __mmask16 is_negative = _mm512_movepi32_mask(_mm512_castps_si512(x));
-    const __m512 far = _mm512_mask_mov_ps(_mm512_sub_ps(all(2.0f), rest), is_negative, rest);
-    return _mm512_mul_ps(_mm512_mul_ps(x, all(0.5f)), _mm512_mask_mov_ps(near, is_far, far));
+inline Numbers gelu(Numbers x) {
+    const Numbers a = mul(x, all(0.70710678118654752f));
+    const Numbers t = magnitude(a), s = mul(a, a);
+    Numbers rest = fmadd(all(-1.72853470e-5f), t, all(3.83197126e-4f));  // 1 - |erf|, far from zero
+    rest = fmadd(rest, s, fmadd(all(-3.88396438e-3f), t, all(2.42546219e-2f)));
+    rest = fmadd(rest, t, all(-1.06777877e-1f));
+    rest = fmadd(rest, t, all(-6.34846687e-1f));
+    rest = fmadd(rest, t, all(-1.28717512e-1f));
+    rest = fmsub(rest, t, t);
+    rest = power_of_two<true>(mul(rest, all(LOG2_E)));
+    Numbers near = all(-5.96761703e-4f);
+    near = fmadd(near, s, all(4.99119423e-3f));
+    near = fmadd(near, s, all(-2.67681349e-2f));
+    near = fmadd(near, s, all(1.12819925e-1f));
+    near = fmadd(near, s, all(-3.76125336e-1f));
+    near = fmadd(near, s, all(1.28379166e-1f));
+    near = add(fmadd(near, a, a), all(1.0f));
+    const Numbers far = where(is_negative(x), rest, sub(all(2.0f), rest));
+    return mul(mul(x, all(0.5f)), where(is_above(t, all(0.927734375f)), far, near));
 }
 
 // what a product gave, [count][64] with `count` a multiple of 16, to tokens: +bias, rounded; then x + gate·it, if there is
 template <class T>
 void to_tokens(const float* from, int count, const T* bias, const T* base, const float* gate, T* out, long N, int tokens) {
     for (int r = 0; r < count; r += LANES) {
-        const __m512 more = bias ? load(bias + r) : _mm512_setzero_ps();
+        const Numbers more = bias ? load(bias + r) : zeros();
         for (int c = 0; c * LANES < tokens; ++c) {
-            __m512i square[LANES];
+            Units square[LANES];
             for (int i = 0; i < LANES; ++i)
-                square[i] = _mm512_castps_si512(load(from + (r + i) * TILE + c * LANES));
+                square[i] = units_of(load(from + (r + i) * TILE + c * LANES));
             transpose(square);
             for (int i = 0; i < LANES && c * LANES + i < tokens; ++i) {
                 const long at = (c * LANES + i) * N + r;
-                __m512 y = _mm512_add_ps(_mm512_castsi512_ps(square[i]), more);
-                if (gate) y = _mm512_fmadd_ps(load(gate + r), as_type(y, T{}), load(base + at));
+                Numbers y = add(numbers_of(square[i]), more);
+                if (gate) y = fmadd(load(gate + r), as_type(y, T{}), load(base + at));
                 store(out + at, y);
             }
         }
@@ -652,22 +585,22 @@ void to_tokens(const float* from, int count, const T* bias, const T* base, const
 inline void to_lanes(const float* from, int count, const float* bias, uint32_t* lanes, int columns) {
     for (int r = 0; r < count; ++r)
         for (int c = 0; c < columns; ++c) {
-            const __m512 y = load(from + r * TILE + c * LANES);
-            const __m512 more = _mm512_set1_ps(bias ? bias[r] : 0.0f);
-            store(reinterpret_cast<float*>(lanes) + r * TILE + c * LANES, gelu(_mm512_add_ps(y, more)));
+            const Numbers y = load(from + r * TILE + c * LANES);
+            const Numbers more = all(bias ? bias[r] : 0.0f);
+            store(reinterpret_cast<float*>(lanes) + r * TILE + c * LANES, gelu(add(y, more)));
         }
 }
 inline void to_lanes(const float* from, int count, const bf16* bias, uint32_t* lanes, int columns) {
-    const __m512i upper = _mm512_set1_epi32(static_cast<int>(0xffff0000u));
+    const Units upper = all_units(0xffff0000u);
     for (int r = 0; r < count; r += 2)
         for (int c = 0; c < columns; ++c) {
             const auto made = [&](int row) {
-                __m512 y = load(from + row * TILE + c * LANES);
-                if (bias) y = _mm512_add_ps(y, _mm512_set1_ps(number(bias[row])));
-                return _mm512_castps_si512(as_type(gelu_of_halves(as_type(y, bf16{})), bf16{}));
+                Numbers y = load(from + row * TILE + c * LANES);
+                if (bias) y = add(y, all(number(bias[row])));
+                return units_of(as_type(gelu_of_halves(as_type(y, bf16{})), bf16{}));
             };
-            const __m512i pair = _mm512_or_si512(_mm512_srli_epi32(made(r), 16), _mm512_and_si512(made(r + 1), upper));
-            _mm512_storeu_si512(lanes + r / 2 * TILE + c * LANES, pair);
+            const Units pair = either(to_lower(made(r)), both(made(r + 1), upper));
+            store_units(lanes + r / 2 * TILE + c * LANES, pair);
         }
 }
 
@@ -793,8 +726,8 @@ template <class T>
 void few_rows(const float* x, long rows, long K, const T* weight, const T* bias, float* out, long N) {
     for (long n = 0; n < N; ++n, weight += K)
         for (long m = 0; m < rows; ++m) {
-            __m512 sum = _mm512_setzero_ps();
-            for (long k = 0; k < K; k += LANES) sum = _mm512_fmadd_ps(load(x + m * K + k), load(weight + k), sum);
+            Numbers sum = zeros();
+            for (long k = 0; k < K; k += LANES) sum = fmadd(load(x + m * K + k), load(weight + k), sum);
             out[m * N + n] = sum_of(sum) + (bias ? number(bias[n]) : 0.0f);
         }
 }
@@ -933,12 +866,12 @@ template <class T> void add_moments(const T* x, long pixels, long C, long groups
         const T* at = x + start * C;
         for (long c = 0; c < C; c += LANES) store(first + c, load(at + c));
         for (long c = 0; c < C; c += LANES) {
-            const __m512 zero = load(first + c);
-            __m512 sum = _mm512_setzero_ps(), square = sum;
+            const Numbers zero = load(first + c);
+            Numbers sum = zeros(), square = sum;
             for (long p = 0; p < count; ++p) {
-                const __m512 y = _mm512_sub_ps(load(at + p * C + c), zero);
-                sum = _mm512_add_ps(sum, y);
-                square = _mm512_fmadd_ps(y, y, square);
+                const Numbers y = sub(load(at + p * C + c), zero);
+                sum = add(sum, y);
+                square = fmadd(y, y, square);
             }
             store(sums + c, sum), store(squares + c, square);
         }
@@ -949,12 +882,10 @@ template <class T> void add_moments(const T* x, long pixels, long C, long groups
     }
 }
 
-inline __m512 silu(__m512 x) {
-    const __m512 power = _mm512_min_ps(_mm512_mul_ps(x, _mm512_set1_ps(-LOG2_E)), _mm512_set1_ps(126.0f));
-    const __m512 whole = _mm512_add_ps(power_of_two<true>(power), _mm512_set1_ps(1.0f));
-    __m512 share = _mm512_rcp14_ps(whole);
-    share = _mm512_mul_ps(share, _mm512_fnmadd_ps(whole, share, _mm512_set1_ps(2.0f)));
-    return _mm512_mul_ps(x, share);
+inline Numbers silu(Numbers x) {
+    const Numbers power = smaller(mul(x, all(-LOG2_E)), all(126.0f));
+    const Numbers whole = add(power_of_two<true>(power), all(1.0f));
+    return mul(x, reciprocal(whole));
 }
 
 template <class T> void normed_volume(const Volume& work) {
@@ -991,8 +922,8 @@ template <class T> void normed_volume(const Volume& work) {
                 else
                     for (long w = 0; w < W; ++w)
                         for (long c = 0; c < C; c += LANES) {
-                            __m512 y = load(from + w * C + c);
-                            if (work.weight) y = as_type(_mm512_fmadd_ps(y, load(scale + c), load(shift + c)), T{});
+                            Numbers y = load(from + w * C + c);
+                            if (work.weight) y = as_type(fmadd(y, load(scale + c), load(shift + c)), T{});
                             store(row + w * C + c, work.activates ? silu(y) : y);
                         }
                 for (long i = 1; i <= side; ++i) {
@@ -1052,12 +983,12 @@ template <class T> void normed_image(const Image& work) {
                 const T* beside = static_cast<const T*>(work.shift) + place;
                 T* to = out + at * C;
                 for (long c = 0; c < C; c += LANES) {
-                    const __m512 of_group = load(scale + c), from_group = load(shift + c);
-                    __m512 of_piece = of_group, from_piece = from_group;
+                    const Numbers of_group = load(scale + c), from_group = load(shift + c);
+                    Numbers of_piece = of_group, from_piece = from_group;
                     if (work.scale) of_piece = load(more + c), from_piece = load(beside + c);
                     for (long i = 0; i < wide; ++i) {
-                        __m512 y = as_type(_mm512_fmadd_ps(load(from + i * C + c), of_group, from_group), T{});
-                        if (work.scale) y = as_type(_mm512_fmadd_ps(y, of_piece, from_piece), T{});
+                        Numbers y = as_type(fmadd(load(from + i * C + c), of_group, from_group), T{});
+                        if (work.scale) y = as_type(fmadd(y, of_piece, from_piece), T{});
                         store(to + i * C + c, work.activates ? silu(y) : y);
                     }
                 }

@@ -28,10 +28,11 @@ from kandinsky.files import OFF, cache_folder, replacing
 
 log = logging.getLogger(__name__)
 SOURCE = Path(__file__).with_name("kernels.cpp")
+VECTORS = Path(__file__).with_name("vectors.h")
 SWITCH = "KANDINSKY_NATIVE"
 COMPILERS = ("c++", "g++", "clang++")
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fPIC", "-shared", "-pthread", "-w")
-NEEDED = frozenset({"avx512f", "avx512bw", "avx512dq", "avx512vl"})
+NEEDED = frozenset({"avx2", "fma"})  # with AVX-512 vectors are twice as wide
 LONGEST_S = 300.0  # for the compiler, on a machine that is busy
 VERSION = 3
 
@@ -111,7 +112,7 @@ def identity() -> str:
 
     Both change last bits, and a number that has to be counted up is forgotten.
     """
-    sources = (SOURCE, *sorted(SOURCE.parent.glob("*.py")))
+    sources = (SOURCE, VECTORS, *sorted(SOURCE.parent.glob("*.py")))
     return hashlib.sha256(b"\0".join(path.read_bytes() for path in sources)).hexdigest()[:8]
 
 
@@ -221,7 +222,8 @@ def _built() -> Path:
     """
     compiler, cache = _compiler(), cache_folder()
     assert compiler is not None and cache is not None
-    facts = [_run([compiler, "--version"]), *FLAGS, *sorted(_flags()), SOURCE.read_text(encoding="utf-8")]
+    sources = (path.read_text(encoding="utf-8") for path in (SOURCE, VECTORS))
+    facts = [_run([compiler, "--version"]), *FLAGS, *sorted(_flags()), *sources]
     name = hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]
     path = cache / "native" / f"{name}.so"
     if not path.is_file():
