@@ -144,7 +144,7 @@ def test_a_recipe_names_the_kernels_by_their_source(tmp_path: Path, monkeypatch:
 
 def test_what_it_cannot_do_is_done_by_another_and_said(caplog: pytest.LogCaptureFixture) -> None:
     if "native" not in backends("cpu"):
-        pytest.skip("our kernels need a C++ compiler and a processor with AVX-512")
+        pytest.skip("our kernels need a C++ compiler and a processor with AVX2")
     attention_module._instead.cache_clear()
     q, k, v = made(torch.float32, 1, 64, 64, 1, 64)
     with caplog.at_level(logging.INFO), torch.enable_grad():
@@ -155,7 +155,7 @@ def test_what_it_cannot_do_is_done_by_another_and_said(caplog: pytest.LogCapture
     assert sum("`sdpa` does" in message for message in caplog.messages) == 1
 
 
-@pytest.mark.skipif(library.missing() is not None, reason="our kernels need a C++ compiler and AVX-512")
+@pytest.mark.skipif(library.missing() is not None, reason="our kernels need a C++ compiler and AVX2")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("which", [0, 1, 2])
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -169,7 +169,7 @@ def test_what_is_no_number_is_not_hidden(dtype: torch.dtype, which: int, value: 
     assert torch.equal(found, plain) and not plain.all()
 
 
-@pytest.mark.skipif(library.missing() is not None, reason="our kernels need a C++ compiler and AVX-512")
+@pytest.mark.skipif(library.missing() is not None, reason="our kernels need a C++ compiler and AVX2")
 def test_work_that_is_left_to_pytorch_is_told_of_once(caplog: pytest.LogCaptureFixture) -> None:
     library._left.cache_clear()
     x = torch.ones(4, 64)
@@ -205,7 +205,7 @@ def test_without_a_compiler_pytorch_computes(monkeypatch: pytest.MonkeyPatch, ca
 
 def test_a_library_with_wrong_numbers_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     if library.missing() is not None:
-        pytest.skip("our kernels need a C++ compiler and a processor with AVX-512")
+        pytest.skip("our kernels need a C++ compiler and a processor with AVX2")
     library._found.cache_clear()
     monkeypatch.setattr(library, "attend", lambda made, q, k, v: torch.zeros_like(q))
     try:
