@@ -82,8 +82,8 @@ def distance(found: Tensor, wanted: Tensor) -> float:
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("threads", [1, 3])
 def test_blocks_are_the_layers(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, masked: bool, threads: int) -> None:
-    if dtype is torch.bfloat16 and (library.has_tiles() or not library.has_halves()):
-        pytest.skip("blocks in bfloat16 need avx512_bf16, and no AMX")
+    if dtype is torch.bfloat16 and not library.blocks_of_bfloat16():
+        pytest.skip("blocks in bfloat16 are PyTorch's with AMX, and with AVX-512 without avx512_bf16")
     net = network(dtype)
     mask = None
     if masked:

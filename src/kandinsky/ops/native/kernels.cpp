@@ -18,6 +18,7 @@
 #include <memory>
 #include <system_error>
 #include <thread>
+#include <type_traits>
 #include <vector>
 
 namespace {
@@ -68,19 +69,35 @@ template <bool FINE> inline Numbers power_of_two(Numbers x) {
 
 template <class M> struct Product;
 template <> struct Product<float> {
-    static constexpr int PER_UNIT = 1;
-    static Numbers add(Numbers sum, Units lanes, Units one) {
-        return fmadd(numbers_of(lanes), numbers_of(one), sum);
-    }
+    static constexpr int PER_UNIT = 1, MOST_ROWS = 6;
+    static Numbers add(Numbers sum, Units lanes, Units one) { return fmadd(numbers_of(lanes), numbers_of(one), sum); }
 };
-#ifdef __AVX512BF16__
 template <> struct Product<bf16> {
     static constexpr int PER_UNIT = 2;
+#ifdef __AVX512BF16__
+    static constexpr int MOST_ROWS = 6;
     static Numbers add(Numbers sum, Units lanes, Units one) {
         return _mm512_dpbf16_ps(sum, (__m512bh)lanes, (__m512bh)one);
     }
-};
+#else
+    static constexpr int MOST_ROWS = 4;  // a vector of tokens is two of float32, and so is a row's unit
+    static Numbers second(Units x) { return numbers_of(both(x, all_units(0xffff0000u))); }
+    static Numbers add(Numbers sum, Units lanes, Units one) {
+        return fmadd(second(lanes), second(one), fmadd(numbers_of(to_upper(lanes)), numbers_of(to_upper(one)), sum));
+    }
 #endif
+};
+#ifdef __AVX512BF16__
+using Pairs = bf16;  // what scores and values of attention in bfloat16 are multiplied as
+#else
+using Pairs = float;
+#endif
+template <class T> struct Mixed {
+    using Type = float;
+};
+template <> struct Mixed<bf16> {
+    using Type = Pairs;
+};
 
 struct Part {               // a stretch of a sum
     const uint32_t* lanes;  // [steps][TILE]
@@ -457,24 +474,24 @@ template <class T> void gated(const T* x, const float* gate, T* update, long row
 
 constexpr int ROWS = 48;  // rows of weights between two turns of what they give; a multiple of all that `block` takes
 
-// out[r][64] = sum over steps of rows · lanes, for R rows and the first C vectors of tokens. Meanwhile the rows behind
-// these come into the first cache: weights of a whole model lie in the third.
-template <class M, int R, int C>
-inline void block(const uint32_t* lanes, const uint32_t* rows, long steps, float* out) {
+// out[r][64] = (MORE ? out : 0) + sum over steps of rows · lanes, for R rows and the first C vectors of tokens. Meanwhile
+// the rows behind these come into the first cache: weights of a whole model lie in the third.
+template <class M, int R, int C, bool MORE>
+inline void block(const uint32_t* lanes, const uint32_t* rows, long row, long steps, float* out) {
     Numbers sums[R][C];
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
-        for (int c = 0; c < C; ++c) sums[r][c] = zeros();
+        for (int c = 0; c < C; ++c) sums[r][c] = MORE ? load(out + r * TILE + c * LANES) : zeros();
     const uint32_t* at = rows;
     for (long step = 0; step < steps; ++step, lanes += TILE, ++at) {
         Units column[C];
-        _mm_prefetch(reinterpret_cast<const char*>(rows + R * (steps + step)), _MM_HINT_T0);
+        if (TOGETHER > 1) _mm_prefetch(reinterpret_cast<const char*>(rows + R * (row + step)), _MM_HINT_T0);
 #pragma GCC unroll 4
         for (int c = 0; c < C; ++c) column[c] = load_units(lanes + c * LANES);
 #pragma GCC unroll 16
         for (int r = 0; r < R; ++r) {
-            const Units one = all_units(at[r * steps]);
+            const Units one = all_units(at[r * row]);
 #pragma GCC unroll 4
             for (int c = 0; c < C; ++c) sums[r][c] = Product<M>::add(sums[r][c], column[c], one);
         }
@@ -485,13 +502,18 @@ inline void block(const uint32_t* lanes, const uint32_t* rows, long steps, float
         for (int c = 0; c < C; ++c) store(out + r * TILE + c * LANES, sums[r][c]);
 }
 
-template <class M, int C>
-void blocks(const uint32_t* lanes, const uint32_t* rows, long steps, int count, float* out) {
-    constexpr int MOST = C == 4 || TOGETHER == 1 ? 6 : C == 3 ? 8 : 12;  // as in `tiles`
+template <class M, int C, bool MORE = false>
+void blocks(const uint32_t* lanes, const uint32_t* rows, long row, long steps, int count, float* out) {
+    constexpr int FEW = Product<M>::MOST_ROWS;  // of four vectors of tokens, as in `tiles`; of fewer, more rows fit
+    constexpr int MOST = C == 4 || TOGETHER == 1 || FEW < 6 ? FEW : C == 3 ? 8 : 12;
     int done = 0;
-    for (; count - done >= MOST; done += MOST) block<M, MOST, C>(lanes, rows + done * steps, steps, out + done * TILE);
-    for (; count - done >= 4; done += 4) block<M, 4, C>(lanes, rows + done * steps, steps, out + done * TILE);
-    for (; count - done >= 2; done += 2) block<M, 2, C>(lanes, rows + done * steps, steps, out + done * TILE);
+    const auto take = [&](auto rows_at_once) {
+        constexpr int R = decltype(rows_at_once)::value;
+        for (; count - done >= R; done += R) block<M, R, C, MORE>(lanes, rows + done * row, row, steps, out + done * TILE);
+    };
+    take(std::integral_constant<int, MOST>());
+    take(std::integral_constant<int, 4>());
+    take(std::integral_constant<int, 2>());
 }
 
 // `count` rows of weights, an even number, and `columns` vectors of tokens
@@ -499,15 +521,23 @@ template <class M>
 void blocks(const uint32_t* lanes, const M* weight, long K, int count, int columns, float* out) {
     const uint32_t* rows = reinterpret_cast<const uint32_t*>(weight);
     const long steps = K / Product<M>::PER_UNIT;
-    if (TOGETHER == 1) {
-        for (int c = 0; c < columns; ++c) blocks<M, 1>(lanes + c * LANES, rows, steps, count, out + c * LANES);
+    if (TOGETHER == 1) {  // a vector of tokens stays in the first cache for all rows
+        constexpr long STRETCH = 256;
+        for (long at = 0; at < steps; at += STRETCH) {
+            const long now = steps - at < STRETCH ? steps - at : STRETCH;
+            for (int c = 0; c < columns; ++c) {
+                const uint32_t* column = lanes + at * TILE + c * LANES;
+                if (at) blocks<M, 1, true>(column, rows + at, steps, now, count, out + c * LANES);
+                else blocks<M, 1>(column, rows, steps, now, count, out + c * LANES);
+            }
+        }
         return;
     }
     switch (columns) {
-        case 1: return blocks<M, 1>(lanes, rows, steps, count, out);
-        case 2: return blocks<M, 2>(lanes, rows, steps, count, out);
-        case 3: return blocks<M, 3>(lanes, rows, steps, count, out);
-        default: return blocks<M, 4>(lanes, rows, steps, count, out);
+        case 1: return blocks<M, 1>(lanes, rows, steps, steps, count, out);
+        case 2: return blocks<M, 2>(lanes, rows, steps, steps, count, out);
+        case 3: return blocks<M, 3>(lanes, rows, steps, steps, count, out);
+        default: return blocks<M, 4>(lanes, rows, steps, steps, count, out);
     }
 }
 
@@ -764,7 +794,7 @@ void mix(const T* q, const T* k, const T* v, T* out, const uint8_t* counted, lon
     for (auto* strides : {work.q_strides, work.k_strides, work.v_strides}) strides[1] = D, strides[2] = K;
     work.B = 1, work.S = S, work.L = L, work.N = D / K, work.K = K, work.threads = threads;
     work.scale = 1.0f / std::sqrt(static_cast<float>(K));
-    attend<T, T>(work);
+    attend<T, typename Mixed<T>::Type>(work);
 }
 
 // x, and what each part answers to its norm and modulation, through a gate: attention, attention to a text, feed-forward
@@ -1005,11 +1035,7 @@ int kandinsky_version() { return 3; }
 
 int kandinsky_attention(const Attention* work, int is_bfloat16) {
     if (!is_bfloat16) attend<float, float>(*work);
-#ifdef __AVX512BF16__
-    else attend<bf16, bf16>(*work);
-#else
-    else attend<bf16, float>(*work);
-#endif
+    else attend<bf16, Mixed<bf16>::Type>(*work);
     return 0;
 }
 
@@ -1040,15 +1066,9 @@ void kandinsky_gated(const void* x, const float* gate, void* update, long rows, 
     });
 }
 
-// -> 0 if these weights cannot be computed with: bfloat16 needs instructions of its own
-int kandinsky_block(const Block* block, const Work* work, int is_bfloat16) {
-    if (!is_bfloat16) run_block<float>(*block, *work);
-#ifdef __AVX512BF16__
-    else run_block<bf16>(*block, *work);
-#else
-    else return 0;
-#endif
-    return 1;
+void kandinsky_block(const Block* block, const Work* work, int is_bfloat16) {
+    if (is_bfloat16) run_block<bf16>(*block, *work);
+    else run_block<float>(*block, *work);
 }
 
 void kandinsky_few_rows(const float* x, long rows, long K, const void* weight, const void* bias, float* out, long N,

@@ -79,8 +79,8 @@ class Kernels:
         self.few_rows.argtypes = [place, number, number, place, place, place, number, word]
         self.normed_volume.argtypes = [place, word]
         self.normed_image.argtypes = [place, word]
-        silent = self.normed_heads, self.modulated, self.gated, self.few_rows, self.normed_volume, self.normed_image
-        for function in silent:
+        silent = self.normed_heads, self.modulated, self.gated, self.block, self.few_rows
+        for function in (*silent, self.normed_volume, self.normed_image):
             function.restype = None
 
 
@@ -195,9 +195,12 @@ def has_tiles() -> bool:
     return "amx_bf16" in _flags()
 
 
-def has_halves() -> bool:
-    """Whether the processor multiplies pairs of bfloat16."""
-    return "avx512_bf16" in _flags()
+@functools.cache
+def blocks_of_bfloat16() -> bool:
+    """Whether ours are the faster blocks in bfloat16: of pairs of numbers where the processor multiplies these, and of
+    float32 where PyTorch multiplies number by number. Tiles (AMX) and what oneDNN makes of AVX-512 alone are left to it.
+    """
+    return not has_tiles() and ("avx512_bf16" in _flags() or not torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _run(command: Sequence[str]) -> str:

@@ -191,7 +191,7 @@ def _is_ready(x: Tensor, found: tuple[Tensor, ...]) -> bool:
     """Whether blocks compute with such tokens: by the library that was chosen, and without tiles, which are faster."""
     if not x.is_contiguous() or x.dtype not in (torch.float32, torch.bfloat16):
         return False
-    if x.dtype is torch.bfloat16 and (kernels.has_tiles() or not kernels.has_halves()):
+    if x.dtype is torch.bfloat16 and not kernels.blocks_of_bfloat16():
         return False
     return library(x.dtype) == "onednn" and kernels.serves(*found)
 
