@@ -25,6 +25,7 @@ from torch import nn
 
 from kandinsky.errors import OutOfMemory, RequestError
 from kandinsky.model.autoencoder import LayeredAutoencoder
+from kandinsky.ops import widening
 from kandinsky.runtime import devices
 from kandinsky.runtime.blocks import BlockSwap
 from kandinsky.runtime.budget import check_offload
@@ -204,6 +205,9 @@ class Placement:
             if (net := self._built.get(name)) is None:
                 gc.collect()  # freed networks may still be held by reference cycles
                 net = self._built[name] = self._builders[name]()
+                if self._devices[name].type == "cpu":
+                    for one in networks(net):
+                        widening.use(one)
                 if self.offload == "block":
                     self._swaps[name] = [self._swap(name, one) for one in networks(net)]
             self._held[name] += 1

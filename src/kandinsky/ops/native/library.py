@@ -197,8 +197,10 @@ def has_tiles() -> bool:
 
 @functools.cache
 def blocks_of_bfloat16() -> bool:
-    """Whether ours are the faster blocks in bfloat16: of pairs of numbers where the processor multiplies these, and of
-    float32 where PyTorch multiplies number by number. Tiles (AMX) and what oneDNN makes of AVX-512 alone are left to it.
+    """Whether ours are the faster blocks in bfloat16.
+
+    They are of pairs where the processor multiplies these, and of float32 where PyTorch multiplies number by number.
+    Tiles (AMX), and what oneDNN makes of AVX-512 alone, are left to it.
     """
     return not has_tiles() and ("avx512_bf16" in _flags() or not torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
