@@ -91,8 +91,19 @@ def test_gradients_autocast_and_other_types_stay_with_pytorch() -> None:
             assert not widening.widens(x, net[0].weight)
 
 
+def test_networks_of_other_types_stay_as_they_are() -> None:
+    """Their numbers too: another class may compute by another library."""
+    net = nn.Sequential(nn.Linear(4, 4), nn.Conv2d(4, 4, 3))
+    widening.use(net)
+    assert [type(one) for one in net] == [nn.Linear, nn.Conv2d]
+    widening.use(net.bfloat16(), torch.float32)  # read as they are stored
+    assert [type(one) for one in net] == [nn.Linear, nn.Conv2d]
+    widening.use(net.float(), torch.bfloat16)
+    assert type(net[0]) is Linear and type(net[1]) is not nn.Conv2d
+
+
 def test_networks_stay_as_they_are_where_bfloat16_is_multiplied(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(linear, "computes", lambda dtype: True)
-    net = nn.Sequential(nn.Linear(4, 4), nn.Conv2d(4, 4, 3))
+    net = nn.Sequential(nn.Linear(4, 4), nn.Conv2d(4, 4, 3)).bfloat16()
     widening.use(net)
     assert [type(one) for one in net] == [nn.Linear, nn.Conv2d]

@@ -33,11 +33,19 @@ def widens(x: Tensor, weight: Tensor) -> bool:
     )
 
 
-def use(net: nn.Module) -> None:
-    """Let the plain layers of a network widen where it pays; they keep their parameters and names."""
+def use(net: nn.Module, compute: torch.dtype | None = None) -> None:
+    """Let the plain layers of a network that compute in bfloat16 widen; they keep their parameters and names.
+
+    Args:
+        net: The network.
+        compute: What it computes in, where its weights may be of another type until then.
+    """
     if linear.computes(torch.bfloat16):
         return
     for layer in net.modules():
+        weight = getattr(layer, "weight", None)
+        if not isinstance(weight, Tensor) or (compute or weight.dtype) is not torch.bfloat16:
+            continue
         if type(layer) is nn.Linear:
             layer.__class__ = linear.Linear
         elif isinstance(layer, CONVOLUTIONS) and not isinstance(layer, _Widening):

@@ -207,7 +207,7 @@ class Placement:
                 net = self._built[name] = self._builders[name]()
                 if self._devices[name].type == "cpu":
                     for one in networks(net):
-                        widening.use(one)
+                        widening.use(one, self._types.get(name))
                 if self.offload == "block":
                     self._swaps[name] = [self._swap(name, one) for one in networks(net)]
             self._held[name] += 1
