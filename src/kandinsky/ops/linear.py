@@ -39,17 +39,14 @@ class Linear(nn.Linear):
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x·weightᵀ + bias over the last axis, as ``F.linear``; equal up to the order of sums."""
-    if not _is_ours(x, weight):
+    if _is_for_onednn(x, weight):
+        rows = x.reshape(-1, x.shape[-1])
+        out: Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "")
+    elif x.dtype is torch.bfloat16 and _is_ours(x, weight) and not computes(torch.bfloat16):
+        out = _widened(x.reshape(-1, x.shape[-1]), weight, bias)
+    else:
         return F.linear(x, weight, bias)
-    rows = x.reshape(-1, x.shape[-1])
-    if not computes(x.dtype):
-        return _widened(rows, weight, bias).view(*x.shape[:-1], len(weight))
-    if library(x.dtype) != "onednn":
-        return F.linear(x, weight, bias)
-    out: Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "").view(
-        *x.shape[:-1], len(weight)
-    )
-    return out
+    return out.view(*x.shape[:-1], len(weight))
 
 
 def _widened(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -122,13 +119,17 @@ def _processor_is(vendor: str) -> bool:
     return table.exists() and vendor in table.read_text(errors="replace")
 
 
+def _is_for_onednn(x: Tensor, weight: Tensor) -> bool:
+    return _is_ours(x, weight) and library(x.dtype) == "onednn" and computes(x.dtype)
+
+
 def _is_ours(x: Tensor, weight: Tensor) -> bool:
+    """Whether nothing else has a say in a product."""
     return (
         _ONEDNN
         and x.is_cpu
         and x.dtype is weight.dtype
         and not torch.compiler.is_compiling()  # asked before what a compiler need not see
-        and x.dtype in (torch.float32, torch.bfloat16)
         and type(weight) in (Tensor, nn.Parameter)  # cut and quantised weights have products of their own
         and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled(x.device.type)  # which rounds what goes through F.linear
